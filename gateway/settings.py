@@ -1,0 +1,100 @@
+"""The configuration as a frozen tree of values, ready to use: keys are parsed, paths absolute, numbers checked.
+
+Owns the shape only; `config` fills it from the INI and `legacy` from the environment of jwt-postgresql-proxy. Refuses
+nothing by itself, and shows no secret in its repr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.policy import Network, Rule
+from gateway.tokens import VerificationKey
+from gateway.upstream import Address, ServerTLS, Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """shutdown_grace: seconds that busy sessions keep after SIGTERM."""
+
+    shutdown_grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """What one peer, and all of them, may take.
+
+    handshake_timeout: seconds for everything before the session is open. idle_timeout: seconds, or None for no limit.
+    cancel_rate: CancelRequests a second from one client address.
+    """
+
+    max_connections: int
+    max_connections_per_subject: int
+    max_connections_per_address: int
+    handshake_timeout: float
+    idle_timeout: float | None
+    cancel_rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """file: where the records go; None is the log."""
+
+    file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class JWTSettings:
+    """What a token must be to be believed. An empty audience or a None is a check that is not made."""
+
+    name: str
+    keys: tuple[VerificationKey, ...]
+    issuer: str | None = None
+    audience: tuple[str, ...] = ()
+    leeway: float = 0.0
+    max_lifetime: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresListener:
+    """One `[postgres:NAME]`.
+
+    listen: where; the host `*` is every interface, IPv4 and IPv6.
+    tls: None only while there is no upstream (the quickstart fills it in).
+    upstream, jwt: keys of `Config.upstreams` and `Config.jwt`.
+    role_claim: the claim that names the upstream role; None: the subject itself.
+    proxy_protocol: the networks whose connections must begin with a PROXY header.
+    application_name: a template with {subject}, {address} and {application_name}; None: as the client says.
+    """
+
+    name: str
+    listen: tuple[Address, ...]
+    tls: ServerTLS | None
+    upstream: str
+    jwt: str
+    rules: tuple[Rule, ...]
+    role_claim: str | None = None
+    proxy_protocol: tuple[Network, ...] = ()
+    terminate_on_expiry: bool = True
+    application_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything the gateway was told. Without any upstream it is for the quickstart to complete.
+
+    path: the INI, or None. quickstart_directory: None when there is no INI to stand beside.
+    warnings: what is allowed but worth a line in the log.
+    """
+
+    path: Path | None
+    gateway: GatewaySettings
+    limits: LimitSettings
+    audit: AuditSettings
+    upstreams: Mapping[str, Upstream]
+    jwt: Mapping[str, JWTSettings]
+    postgres: tuple[PostgresListener, ...]
+    quickstart_directory: Path | None
+    warnings: tuple[str, ...]

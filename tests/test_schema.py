@@ -1,0 +1,108 @@
+"""Single values, whatever their text, and conf/gw.ini, which must say of every key what is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import schema
+from gateway.config import load
+from gateway.errors import Problems
+from gateway.upstream import Address
+
+GW_INI = Path(__file__).parent.parent / "conf" / "gw.ini"
+
+
+def public_pem() -> bytes:
+    return Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+# --- conf/gw.ini ------------------------------------------------------------------------------------------------------
+
+HEADING = re.compile(r"#?\[(?P<section>[a-z]+(?::[a-z]+)?)\]")
+ENTRY = re.compile(r"(?P<off>#?)(?P<key>[a-z_]+) =(?: (?P<text>.*))?")
+
+
+def documented() -> dict[str, dict[str, tuple[bool, str]]]:
+    """Section → key → (is commented out, text), of every heading and key in conf/gw.ini, commented out or not."""
+    sections: dict[str, dict[str, tuple[bool, str]]] = {}
+    for line in GW_INI.read_text("utf-8").splitlines():
+        if heading := HEADING.fullmatch(line):
+            section = sections.setdefault(heading["section"], {})
+        elif entry := ENTRY.fullmatch(line):
+            assert entry["key"] not in section, line
+            section[entry["key"]] = (bool(entry["off"]), entry["text"] or "")
+    return sections
+
+
+def all_on() -> str:
+    """conf/gw.ini with everything that is commented out, but not prose, put in force."""
+    return re.sub(r"(?m)^#(?! \S|$)", "", GW_INI.read_text("utf-8"))
+
+
+def test_gw_ini_runs_as_it_is() -> None:
+    problems = Problems()
+    config = load(GW_INI, {}, problems)
+    assert problems.found == []
+    assert config.warnings == ()
+    assert config.upstreams == {}
+    assert [listener.listen for listener in config.postgres] == [(Address("127.0.0.1", 6432),)]
+    assert config.quickstart_directory == GW_INI.parent / "../var"
+
+
+def test_gw_ini_shows_every_key_with_its_true_default() -> None:
+    sections = documented()
+    assert {section.partition(":")[0] for section in sections} == {*schema.SINGLE, *schema.NAMED}
+    for section, entries in sections.items():
+        keys = schema.keys_of(section)
+        assert set(entries) == set(keys), section
+        for name, (off, text) in entries.items():
+            default = keys[name].default
+            assert off or default is not None, f"[{section}] {name} has no default, so it must be commented out"
+            assert default is None or text == default, f"[{section}] {name}"
+
+
+def test_gw_inis_examples_are_read_without_a_problem(tmp_path: Path) -> None:
+    for name in ("issuer.pub", "issuer-next.pub"):
+        (tmp_path / name).write_bytes(public_pem())
+    ini = re.sub(r"(?m)^password_file = .*\n", "", all_on())
+    (tmp_path / "gw.ini").write_text(ini, "utf-8")
+    problems = Problems()
+    config = load(tmp_path / "gw.ini", {}, problems)
+    assert problems.found == []
+    assert len(config.postgres[0].rules) == 3
+    assert len(config.jwt["main"].keys) == 2
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+
+KEYS = [key for keys in (*schema.SINGLE.values(), *schema.NAMED.values()) for key in keys.values()]
+near_misses = st.lists(
+    st.sampled_from(["db", ":", "5432", "[", "]", "::1", "*", "/", ",", "\n", " ", "{", "}", "\0", "0"])
+)
+
+
+@given(st.sampled_from(KEYS), st.one_of(st.text(max_size=40), near_misses.map("".join)))
+def test_a_value_is_read_or_refused_with_a_value_error(key: schema.Key, text: str) -> None:
+    try:
+        key.read(text, Path("/etc"))
+    except ValueError:
+        return
+    assert text.strip() or key.default == ""
+
+
+@given(near_misses.map("".join))
+def test_an_address_that_is_read_says_where_to_go(text: str) -> None:
+    for parse in (schema.host_address, schema.listen_address):
+        try:
+            address = parse(text)
+        except ValueError:
+            continue
+        assert address.host
+        assert (address.port == 0) is text.startswith("/")
