@@ -1,0 +1,304 @@
+"""`twistd securegw`: its options, and the one place where everything is made and wired together.
+
+Owns the process's life: configuration, binding, reload, shutdown. Whatever is wrong at the start is told in plain
+lines and ends it with status 1 before anything is bound; whatever is wrong at a reload leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from twisted.application import service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from gateway import config
+from gateway.audit import Audit
+from gateway.certs import Certificates
+from gateway.errors import ConfigError, Problems
+from gateway.net import listener
+from gateway.net.connections import Connections
+from gateway.net.driver import Door
+from gateway.net.poller import Poller
+from gateway.policy import Policy
+from gateway.quickstart import Quickstart, prepare
+from gateway.session import postgres
+from gateway.session.access import Access
+from gateway.session.cancel import CancelKeys
+from gateway.settings import Config, PostgresListener
+from gateway.tokens import TokenVerifier
+
+# Descriptors that a process needs besides two for each connection.
+_SPARE_DESCRIPTORS = 64
+
+
+class Options(usage.Options):
+    """What `twistd securegw --help` teaches."""
+
+    synopsis = "[-c conf/gw.ini]"
+    optParameters = ((("config", "c", None, "the INI file; conf/gw.ini shows every key with its default")),)
+    longdesc = (
+        "A gateway for PostgreSQL whose clients log in with a short-lived JWT as their password. "
+        "Without -c it takes its settings from the environment variables of jwt-postgresql-proxy. "
+        "Signals: HUP reads certificates, keys and rules again; TERM ends in order."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a reload replaces as a whole: the configuration, and a door for each listener, by its name."""
+
+    config: Config
+    doors: Mapping[str, Door]
+
+
+def _section(settings: PostgresListener) -> str:
+    return f"postgres:{settings.name}"
+
+
+class Gateway(service.Service):
+    """The service. `bind` comes before anything runs.
+
+    load: reads the configuration again, for a reload. stop_quickstart: called once at the end. Raises ConfigError.
+    """
+
+    name = "securegw"
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Config,
+        problems: Problems,
+        load: Callable[[Problems], Config],
+        stop_quickstart: Callable[[], None],
+    ) -> None:
+        self._reactor, self._load, self._stop_quickstart = reactor, load, stop_quickstart
+        self.cancels = CancelKeys(settings.limits.cancel_rate)
+        self._state = self._build(settings, problems)
+        self._bound: list[tuple[str, socket.socket]] = []
+        self._listeners: list[listener.Listener] = []
+        self._audit: Audit | None = None
+        self._poller: Poller | None = None
+        self.connections: Connections | None = None
+
+    # --- configuration
+    # -------------------------------------------------------------------------------------------------
+
+    def _build(self, settings: Config, problems: Problems) -> State:
+        """Raises ConfigError with all that is wrong, after every file was looked at."""
+        certificates = Certificates.build(
+            {_section(one): (one.tls, (postgres.ALPN,)) for one in settings.postgres if one.tls},
+            {f"upstream:{name}": upstream for name, upstream in settings.upstreams.items()},
+            problems,
+        )
+        problems.raise_if_any()
+        return State(settings, {one.name: self._door(settings, one, certificates) for one in settings.postgres})
+
+    def _door(self, settings: Config, one: PostgresListener, certificates: Certificates) -> Door:
+        jwt = settings.jwt[one.jwt]
+        access = Access(
+            listener=one.name,
+            verifier=TokenVerifier(
+                jwt.keys, issuer=jwt.issuer, audience=jwt.audience, leeway=jwt.leeway, max_lifetime=jwt.max_lifetime
+            ),
+            policy=Policy(one.rules),
+            upstream=settings.upstreams[one.upstream],
+            role_claim=one.role_claim,
+            application_name=one.application_name,
+            terminate_on_expiry=one.terminate_on_expiry,
+            handshake_timeout=settings.limits.handshake_timeout,
+        )
+        return Door(
+            name=one.name,
+            section=_section(one),
+            session=lambda admit: postgres.PostgresSession(access, self.cancels, admit, time.time),
+            certificates=certificates,
+            proxy_networks=one.proxy_protocol,
+            handshake_timeout=settings.limits.handshake_timeout,
+            idle_timeout=settings.limits.idle_timeout,
+            grace=settings.gateway.shutdown_grace,
+        )
+
+    def reload(self) -> bool:
+        """Certificates, CRLs, keys, rules, limits and upstreams anew, for sessions to come: all or nothing."""
+        problems = Problems()
+        try:
+            settings = self._load(problems)
+            self._check_unchanged(settings, problems)
+            state = self._build(settings, problems)
+            if self._audit is not None:
+                self._audit.reopen()
+        except (ConfigError, OSError) as error:
+            self._log.error("reload failed, everything stays as it was:\n{error}", error=error)
+            return False
+        self._adopt(state)
+        self._log.info("reloaded")
+        return True
+
+    def _check_unchanged(self, settings: Config, problems: Problems) -> None:
+        before = {one.name: one.listen for one in self._state.config.postgres}
+        for one in settings.postgres:
+            if before.pop(one.name, None) != one.listen:
+                problems.add(_section(one), "listen", "a new or changed address needs a restart")
+        for name in before:
+            problems.add(f"postgres:{name}", "listen", "to remove a listener needs a restart")
+        if settings.audit != self._state.config.audit:
+            problems.add("audit", "file", "a change needs a restart")
+
+    def _adopt(self, state: State) -> None:
+        self._state = state
+        limits = state.config.limits
+        self.cancels.rate.per_second = limits.cancel_rate
+        for warning in state.config.warnings:
+            self._log.warn("{warning}", warning=warning)
+        if self.connections is not None:
+            self.connections.limit = limits.max_connections
+            self.connections.subjects.limit = limits.max_connections_per_subject
+            self.connections.addresses.limit = limits.max_connections_per_address
+        self._raise_descriptor_limit(_SPARE_DESCRIPTORS + 2 * limits.max_connections)
+
+    def _raise_descriptor_limit(self, wanted: int) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < wanted and soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else wanted, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < wanted:
+            self._log.warn(
+                "[limits] max_connections: {wanted} open files are needed, the system allows {soft} (ulimit -n)",
+                wanted=wanted,
+                soft=soft,
+            )
+
+    # --- life
+    # ------------------------------------------------------------------------------------------------------------
+
+    def bind(self) -> None:
+        """Open the audit file and all listening sockets. Raises ConfigError, with nothing left bound."""
+        problems = Problems()
+        with problems.at("audit", "file"):
+            self._audit = Audit(self._state.config.audit.file)
+        for one in self._state.config.postgres:
+            for address in one.listen:
+                try:
+                    self._bound += [(one.name, sock) for sock in listener.bind(address)]
+                except OSError as error:
+                    problems.add(_section(one), "listen", f"{address}: {error.strerror or error}")
+        if problems.found:
+            for _, sock in self._bound:
+                sock.close()
+        problems.raise_if_any()
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        assert self._audit is not None  # bind comes first
+        self._poller = Poller(self._reactor)
+        self.connections = Connections(self._reactor, self._poller, self._audit)
+        self._adopt(self._state)
+        self.connections.start()
+        for name, sock in self._bound:
+            one = listener.Listener(self._reactor, self._poller, sock, self._accepted(name))
+            one.start()
+            self._listeners.append(one)
+        addresses = ", ".join(str(address) for one in self._state.config.postgres for address in one.listen)
+        self._log.info("listening on {addresses}", addresses=addresses)
+        self._reactor.callWhenRunning(self._catch_signals)
+
+    def _accepted(self, name: str) -> Callable[[socket.socket, Any], None]:
+        def accepted(sock: socket.socket, peer: Any) -> None:
+            assert self.connections is not None  # listeners start after it
+            self.connections.open(self._state.doors[name], sock, peer)
+
+        return accepted
+
+    def stopService(self) -> Deferred[None]:
+        """Stop accepting, end every session in order, then free the rest."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        for one in self._listeners:
+            one.stop()
+        self._listeners = []
+        if self.connections is None:
+            self._stopped(None)
+            done: Deferred[None] = Deferred()
+            done.callback(None)
+            return done
+        if len(self.connections):
+            self._log.info("stopping: {n} connections", n=len(self.connections))
+        return self.connections.drain().addBoth(self._stopped)
+
+    def _stopped(self, _: Failure | None) -> None:
+        if self._poller is not None:
+            self._poller.close()
+        if self._audit is not None:
+            self._audit.close()
+        self._stop_quickstart()
+
+    def _catch_signals(self) -> None:
+        """twistd would end by the signal itself; an orderly end has status 0. A second signal does not wait."""
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(ending, lambda *_: self._reactor.callFromThread(self._end))
+
+    def _end(self) -> None:
+        try:
+            self._reactor.stop()
+        except ReactorNotRunning:
+            self._log.warn("stopping at once")
+            self._stop_quickstart()
+            os._exit(1)
+
+
+def _say(text: str) -> None:
+    """To whoever started it; the log may go elsewhere."""
+    print(text, flush=True)  # noqa: T201
+
+
+def _leave(text: str) -> NoReturn:
+    """Plain lines on standard error and status 1: twistd adds a traceback to anything else."""
+    sys.stderr.write(text + "\n")
+    raise SystemExit(1)
+
+
+def makeService(options: Mapping[str, Any], reactor: Any = None, environ: Mapping[str, str] = os.environ) -> Gateway:
+    """The composition root, as twistd calls it. Ends the process with status 1 if it cannot be started."""
+    if reactor is None:
+        from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it, which twistd has to do first
+    # Absolute: a daemon changes its working directory before a reload reads it again.
+    path = Path(options["config"]).absolute() if options["config"] else None
+    demo: Quickstart | None = None
+
+    def load(problems: Problems) -> Config:
+        settings = config.load(path, environ, problems)
+        return demo.complete(settings) if demo and not settings.upstreams else settings
+
+    def stop() -> None:
+        if demo:
+            demo.stop()
+
+    problems = Problems()
+    try:
+        settings = load(problems)
+        if not settings.upstreams:
+            problems.raise_if_any()
+            demo = prepare(settings, _say)
+            settings = demo.config
+        gateway = Gateway(reactor, settings, problems, load, stop)
+        gateway.bind()
+    except ConfigError as error:
+        stop()
+        _leave(str(error))
+    if demo:
+        _say(demo.banner)
+    return gateway

@@ -1,0 +1,72 @@
+"""One JSON record when a session opens and one when a connection ends, with the true reason.
+
+Owns the records' form and their file. A record that cannot be written (a full disk) never stops a session: it is
+counted, and said in the log. Secrets never get here: records are built from `Facts`, which holds none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import Logger
+
+from gateway.session.vocabulary import Facts
+
+_log = Logger()
+
+
+def record(event: str, now: float, facts: Facts, **more: Any) -> str:
+    """One line: the fixed keys first; what is not known is left out. `now`: seconds since the epoch."""
+    entry = {"time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"), "event": event}
+    entry.update({key: value for key, value in {**more, **asdict(facts)}.items() if value is not None})
+    # Everything outside ASCII is escaped: a name can never end the line or fake another one.
+    return json.dumps(entry, ensure_ascii=True, separators=(",", ":"))
+
+
+class Audit:
+    """Where records go: a file of mode 0600, opened anew by `reopen` after a rotation; or, without a path, the log.
+
+    Raises OSError if the file cannot be opened.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._fd = -1
+        self._lost = 0
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Go on in the file that now has this name. On failure the old one is kept; raises OSError."""
+        if self._path is None:
+            return
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.close()
+        self._fd = fd
+
+    def write(self, line: str) -> None:
+        if self._path is None:
+            _log.info("{record}", record=line)
+            return
+        data = line.encode("ascii") + b"\n"
+        try:
+            # One call a record: what another process appends never lands in the middle of it.
+            complete = os.write(self._fd, data) == len(data)
+        except OSError as error:
+            complete = False
+            if not self._lost:
+                _log.error("audit: {path}: {error}; records are being lost", path=self._path, error=error)
+        if not complete:
+            self._lost += 1
+        elif self._lost:
+            _log.error("audit: {path}: {lost} records were lost", path=self._path, lost=self._lost)
+            self._lost = 0
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

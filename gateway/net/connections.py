@@ -1,0 +1,107 @@
+"""All live connections of the process: their limits, their idle check, and the end of all of them.
+
+Owns the counters and the set of drivers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+
+from gateway.audit import Audit
+from gateway.limits import Count
+from gateway.net.driver import Door, Driver
+from gateway.net.poller import Poller
+from gateway.upstream import Address
+
+# How often idle sessions are looked for; an idle timeout is kept to within this.
+SWEEP_SECONDS = 1.0
+
+
+class Connections:
+    """Implements `gateway.net.driver.House`. Limits may be set anew at any time (a reload)."""
+
+    def __init__(self, reactor: Any, poller: Poller, audit: Audit, now: Callable[[], float] = time.time) -> None:
+        self.reactor, self.poller, self.now = reactor, poller, now
+        self._audit = audit
+        self.limit = 0
+        self.subjects = Count(0)
+        self.addresses = Count(0)
+        self._drivers: set[Driver] = set()
+        self._numbers = itertools.count(1)
+        self._empty: Deferred[None] | None = None
+        self._sweep = LoopingCall(self._check_idle)
+        self._sweep.clock = reactor
+
+    def __len__(self) -> int:
+        return len(self._drivers)
+
+    def start(self) -> None:
+        self._sweep.start(SWEEP_SECONDS, now=False)
+
+    def open(self, door: Door, sock: socket.socket, peer: Address) -> None:
+        """Take a connection; or, far over the limit, close it unheard."""
+        if len(self._drivers) >= self.limit + self._waiting_room():
+            sock.close()
+            return
+        driver = Driver(self, door, next(self._numbers), sock, peer)
+        self._drivers.add(driver)
+        driver.start()
+
+    def _waiting_room(self) -> int:
+        """So many connections over the limit are heard, only to be told that there are too many."""
+        return 16 + self.limit // 10
+
+    def _check_idle(self) -> None:
+        for driver in tuple(self._drivers):
+            driver.check_idle()
+
+    # --- House
+    # -----------------------------------------------------------------------------------------------------------
+
+    def welcome(self, driver: Driver, address: str) -> bool:
+        if not self.addresses.take(address):
+            return False
+        driver.address = address
+        return len(self._drivers) <= self.limit
+
+    def admit(self, driver: Driver, subject: str) -> bool:
+        if not self.subjects.take(subject):
+            return False
+        driver.subject = subject
+        return True
+
+    def farewell(self, driver: Driver) -> None:
+        self._drivers.discard(driver)
+        if driver.address is not None:
+            self.addresses.free(driver.address)
+        if driver.subject is not None:
+            self.subjects.free(driver.subject)
+        if self._empty is not None and not self._drivers:
+            empty, self._empty = self._empty, None
+            empty.callback(None)
+
+    def write_audit(self, line: str) -> None:
+        self._audit.write(line)
+
+    # --- the end
+    # -----------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> Deferred[None]:
+        """Ask every session to end; fires when the last one has. Each has its own grace period."""
+        if self._sweep.running:
+            self._sweep.stop()
+        done: Deferred[None] = Deferred()
+        self._empty = done
+        for driver in tuple(self._drivers):
+            driver.shut_down()
+        if not self._drivers and self._empty is not None:
+            self._empty = None
+            done.callback(None)
+        return done

@@ -1,0 +1,219 @@
+"""Bytes both ways between two transports, as fast as the machine can, with bounded memory.
+
+Owns the back-pressure (a side is read only while the other takes what was read: at most one buffer waits), the byte
+counters, and how a relay ends: at the end of a stream, broken, or with a farewell between two messages. A native
+pump can take this class's place: it needs the two sockets, their SSL objects and what is pending, all of which it is
+given here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gateway.net.stream import VIEW, BrokenStream, EndOfStream
+from gateway.net.transport import Transport
+from gateway.session.vocabulary import Framing
+
+# Reads of one side before others get their turn.
+_TURNS = 4
+# A read shorter than one TLS record has emptied the socket; if not, the poller says so again.
+_RECORD = 16_384
+# When one side has ended, the other may finish what it is saying for so long, and go on while it is being read.
+LINGER_SECONDS = 10.0
+# A patient end wants the session idle for so long: a pipelining client may have more on its way.
+QUIET_SECONDS = 0.05
+
+
+class Pipe:
+    """One direction. `passed(size)`, told after each read was sent on, says whether to go on."""
+
+    __slots__ = ("_broken", "_ended", "_passed", "_sink", "_source", "moved", "over")
+
+    def __init__(
+        self,
+        source: Transport,
+        sink: Transport,
+        passed: Callable[[int], bool],
+        ended: Callable[[Pipe], None],
+        broken: Callable[[Transport, str], None],
+    ) -> None:
+        self._source, self._sink = source, sink
+        self._passed, self._ended, self._broken = passed, ended, broken
+        self.moved = 0
+        self.over = False
+
+    def pump(self) -> None:
+        """Pass on what is there."""
+        source, sink = self._source, self._sink
+        read = source.stream.read
+        at = source
+        try:
+            for _ in range(_TURNS):
+                at = source
+                size = read()
+                if not size:
+                    source.blocked()
+                    return
+                self.moved += size
+                at = sink
+                taken = sink.push(size)
+                if not self._passed(size):
+                    return
+                if not taken:
+                    source.pause()
+                    return
+                if size < _RECORD:
+                    return
+        except EndOfStream:
+            source.pause()
+            self.over = True
+            self._ended(self)
+        except BrokenStream as error:
+            self._broken(at, str(error))
+
+    def resume(self) -> None:
+        """The sink has taken everything: go on, first with what the source's TLS already holds."""
+        if not (self.over or self._source.closed):
+            self._source.resume()
+            self.pump()
+
+
+class Relay:
+    """`ended(reason)` is called exactly once, when nothing is relayed any more; closing may still linger."""
+
+    __slots__ = (
+        "_client", "_clock", "_done", "_down", "_ended", "_farewell", "_framing", "_mark", "_patient", "_reason",
+        "_timer",
+        "_up", "_upstream",
+    )  # fmt: skip
+
+    def __init__(
+        self, clock: Any, client: Transport, upstream: Transport, framing: Framing | None, ended: Callable[[str], None]
+    ) -> None:
+        self._clock, self._client, self._upstream, self._framing = clock, client, upstream, framing
+        self._ended = ended
+        self._up = Pipe(client, upstream, self._asked, self._over, self._broken)
+        self._down = Pipe(upstream, client, self._answered, self._over, self._broken)
+        self._farewell: bytes | None = None
+        self._patient = self._done = False
+        self._reason = ""
+        self._mark = -1
+        self._timer: Any = None
+
+    @property
+    def sent(self) -> int:
+        """Bytes client → upstream."""
+        return self._up.moved
+
+    @property
+    def received(self) -> int:
+        """Bytes upstream → client."""
+        return self._down.moved
+
+    def start(self, to_upstream: bytes) -> None:
+        """Send what the client sent ahead, and begin."""
+        self._client.relay(self._up.pump, self._down.resume)
+        self._upstream.relay(self._down.pump, self._up.resume)
+        if to_upstream:
+            self._up.moved += len(to_upstream)
+            self._upstream.write(to_upstream)
+        for pipe in (self._up, self._down):
+            if not self._done:
+                pipe.resume()
+
+    def _asked(self, _: int) -> bool:
+        if self._framing is not None:
+            self._framing.asked = True
+        return True
+
+    def _answered(self, size: int) -> bool:
+        if self._framing is not None:
+            self._framing.feed(VIEW[:size])
+        if self._farewell is not None:
+            self._take_leave()
+            return not self._done
+        return True
+
+    # --- the end
+    # -------------------------------------------------------------------------------------------------------
+
+    def finish(self, farewell: bytes, reason: str, patient: bool, grace: float) -> None:
+        """End with `farewell` at the next message boundary (patient: once idle), or without after `grace` seconds."""
+        if self._done or (self._farewell is not None and patient):
+            return
+        self._farewell, self._reason, self._patient = farewell, reason, patient
+        self._stop_timer()
+        self._timer = self._clock.callLater(grace, self._out_of_patience)
+        self._take_leave()
+
+    def lost(self, transport: Transport, reason: str) -> None:
+        """That side broke while something was being flushed to it."""
+        self._broken(transport, reason)
+
+    def _take_leave(self) -> None:
+        if self._done or self._farewell is None:
+            return
+        framing = self._framing
+        if framing is not None and not framing.boundary:
+            return
+        if self._patient and not self._quiet(framing):
+            return
+        self._client.write(self._farewell)
+        self._finish(self._reason)
+
+    def _quiet(self, framing: Framing | None) -> bool:
+        """Idle now, and no byte has moved since this was asked QUIET_SECONDS ago."""
+        if framing is not None and not framing.idle:
+            return False
+        moved = self.sent + self.received
+        if moved == self._mark:
+            return True
+        self._mark = moved
+        self._clock.callLater(QUIET_SECONDS, self._take_leave)
+        return False
+
+    def _out_of_patience(self) -> None:
+        self._patient = False
+        self._take_leave()
+        self._finish(self._reason)
+
+    def _over(self, pipe: Pipe) -> None:
+        """One stream has ended in order: the other direction may finish."""
+        if pipe is self._up:
+            reason, sink = "the client closed the connection", self._upstream
+        else:
+            reason, sink = "the upstream closed the connection", self._client
+        self._reason = self._reason or reason
+        if self._up.over and self._down.over:
+            self._finish(self._reason)
+            return
+        sink.end()
+        if self._timer is None:
+            self._timer = self._clock.callLater(LINGER_SECONDS, self._lingered, sink, sink.pending)
+
+    def _lingered(self, sink: Transport, pending: int) -> None:
+        if 0 < sink.pending < pending:
+            self._timer = self._clock.callLater(LINGER_SECONDS, self._lingered, sink, sink.pending)
+        else:
+            self._finish(self._reason)
+
+    def _broken(self, transport: Transport, reason: str) -> None:
+        side = "client" if transport is self._client else "upstream"
+        transport.abort()
+        self._finish(self._reason or f"the {side}'s connection broke: {reason}")
+
+    def _finish(self, reason: str) -> None:
+        """What the client has not taken yet is still sent to it, as `close` does; the upstream needs nothing more."""
+        if self._done:
+            return
+        self._done = True
+        self._stop_timer()
+        self._client.close()
+        self._upstream.close()
+        self._ended(reason)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None

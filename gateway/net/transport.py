@@ -1,0 +1,333 @@
+"""One connection to a peer: a non-blocking socket that can be sniffed, become TLS, be written to, and be closed in
+order.
+
+Owns the socket and what could not be sent yet. What is received goes to an owner (the driver) until the relay takes
+over.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+from OpenSSL import SSL
+
+from gateway.net.poller import READ, WRITE, Poller
+from gateway.net.stream import SIZE, VIEW, BrokenStream, EndOfStream, PlainStream, Stream, tls_stream
+
+# After our last byte the peer gets so long to read it before the socket is closed: a close with unread input is a
+# reset, which can destroy an ErrorResponse on its way.
+LINGER_SECONDS = 2.0
+# And it may send so much more, unread, in that time.
+LINGER_BYTES = 1_048_576
+
+
+class Owner(Protocol):
+    """Who is told. Never called again after `lost`."""
+
+    def sniffed(self, _: Transport, first: bytes) -> None: ...
+
+    def received(self, transport: Transport, data: bytes) -> None: ...
+
+    def secured(self, transport: Transport) -> None: ...
+
+    def lost(self, transport: Transport, reason: str) -> None: ...
+
+
+def _nothing() -> None:
+    pass
+
+
+class Transport:
+    """clock: Twisted's IReactorTime, for the lingering close only."""
+
+    __slots__ = (
+        "_clock",
+        "_closing",
+        "_fd",
+        "_interest",
+        "_limit",
+        "_linger",
+        "_on_drained",
+        "_on_read",
+        "_owner",
+        "_pending",
+        "_poller",
+        "_sock",
+        "closed",
+        "connection",
+        "stream",
+    )  # fmt: skip
+
+    def __init__(self, poller: Poller, clock: Any, sock: socket.socket, owner: Owner) -> None:
+        sock.setblocking(False)
+        self._poller, self._clock, self._sock, self._owner = poller, clock, sock, owner
+        self._fd = sock.fileno()
+        self._interest = 0
+        self._pending = bytearray()
+        self._closing = False
+        self._linger: Any = None
+        self._limit = SIZE
+        self._on_read: Callable[[], None] = self._receive
+        self._on_drained: Callable[[], None] = _nothing
+        self.closed = False
+        self.connection: SSL.Connection | None = None
+        self.stream: Stream = PlainStream(sock)
+
+    # --- interest
+    # ------------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Read from now on."""
+        self._want(self._interest | READ)
+
+    def pause(self) -> None:
+        """Leave what comes on the socket."""
+        self._want(self._interest & ~READ)
+
+    def _want(self, interest: int) -> None:
+        if interest != self._interest and not self.closed:
+            self._interest = interest
+            self._poller.watch(self._fd, self, interest)
+
+    @property
+    def pending(self) -> int:
+        """Bytes that the peer has not taken yet."""
+        return len(self._pending)
+
+    def blocked(self) -> None:
+        """The stream was read and had nothing: if it has to write first, wait for that."""
+        if self.stream.wants_write:
+            self._want(self._interest | WRITE)
+
+    def on_readable(self) -> None:
+        self._on_read()
+
+    def on_writable(self) -> None:
+        if self.stream.wants_write:
+            self.stream.wants_write = False
+            self._want(self._interest & ~WRITE)
+            self._on_read()
+        if not self.closed:
+            self._flush()
+
+    def on_bug(self) -> None:
+        self._lost("a bug in the gateway (see its log)")
+
+    # --- reading
+    # -------------------------------------------------------------------------------------------------------
+
+    def sniff(self) -> None:
+        """Tell the owner the first byte, and leave it on the socket. Reading then goes on."""
+        self._on_read = self._sniff
+        self.resume()
+
+    def limit(self, size: int) -> None:
+        """Take at most so many bytes at once off a plain socket, so that what follows is left for TLS."""
+        self._limit = size
+
+    def _sniff(self) -> None:
+        try:
+            first = self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lost(error.strerror or str(error))
+            return
+        if not first:
+            self._lost("the peer closed the connection")
+            return
+        self._on_read = self._receive
+        self._owner.sniffed(self, first)
+
+    def _receive(self) -> None:
+        try:
+            if self._limit < SIZE:
+                data = self._sock.recv(self._limit)
+                if not data:
+                    raise EndOfStream
+            else:
+                data = bytes(VIEW[: self.stream.read()])
+        except BlockingIOError:
+            return
+        except EndOfStream:
+            self._lost("the peer closed the connection")
+            return
+        except (BrokenStream, OSError) as error:
+            self._lost(str(error))
+            return
+        if data:
+            self._owner.received(self, data)
+        else:
+            self.blocked()
+
+    def relay(self, on_read: Callable[[], None], on_drained: Callable[[], None]) -> None:
+        """From now on `on_read` reads the stream itself when there is something, and `on_drained` is told when all
+        is sent.
+
+        What OpenSSL holds decrypted raises no event: call `on_read` once after this.
+        """
+        self._on_read, self._on_drained = on_read, on_drained
+        self.resume()
+
+    # --- TLS
+    # -----------------------------------------------------------------------------------------------------------
+
+    def start_tls(self, connect: Callable[[socket.socket], SSL.Connection]) -> None:
+        """Go on as TLS on the same socket; the owner hears `secured`, or `lost`."""
+        if self.closed:
+            return
+        if self._pending:
+            self._lost("the peer did not take the answer to its encryption request")
+            return
+        self.connection = connect(self._sock)
+        self.stream = tls_stream(self.connection)
+        self._on_read = self._handshake
+        self.resume()
+        self._handshake()
+
+    def _handshake(self) -> None:
+        try:
+            done = self.stream.handshake()
+        except BrokenStream as error:
+            self._lost(str(error))
+            return
+        if not done:
+            self.blocked()
+            return
+        self._on_read = self._receive
+        self._owner.secured(self)
+        if not self.closed and self._on_read == self._receive and self._interest & READ:
+            self._receive()
+
+    # --- writing
+    # -------------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send now, or as soon as the peer takes it. Unbounded by itself: only for what a session says."""
+        if self.closed or self._closing:
+            return
+        if not self._pending:
+            try:
+                data = data[self.stream.send(data) :]
+            except BrokenStream as error:
+                self._lost(str(error))
+                return
+        self._keep(data)
+
+    def push(self, size: int) -> bool:
+        """Send the first `size` bytes of VIEW. False: a part waits here; send no more before `on_drained`."""
+        if self._pending:
+            self._keep(bytes(VIEW[:size]))
+            return False
+        sent = self.stream.write(size)
+        if sent == size:
+            return True
+        self._keep(bytes(VIEW[sent:size]))
+        return False
+
+    def _keep(self, data: bytes) -> None:
+        if data:
+            self._pending += data
+            self._want(self._interest | WRITE)
+
+    def _flush(self) -> None:
+        try:
+            while self._pending:
+                sent = self.stream.send(bytes(self._pending[:SIZE]))
+                if not sent:
+                    return
+                del self._pending[:sent]
+        except BrokenStream as error:
+            self._lost(str(error))
+            return
+        self._want(self._interest & ~WRITE)
+        if self._closing:
+            self._finish()
+        else:
+            self._on_drained()
+
+    # --- the end
+    # -------------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Half-close: once all is sent, tell the peer that nothing more comes; what it sends is still read."""
+        if self.closed:
+            return
+        if self._pending:
+            self._on_drained = self._end_now
+        else:
+            self._end_now()
+
+    def _end_now(self) -> None:
+        self._on_drained = _nothing
+        self.stream.finish()
+        with suppress(OSError):  # the peer is gone already: reading will tell
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Send what is pending, end in order, give the peer a moment to read it. The owner hears nothing more."""
+        if self.closed or self._closing:
+            return
+        self._closing = True
+        self._owner = _NOBODY
+        self._linger = self._clock.callLater(LINGER_SECONDS, self.abort)
+        self._limit = LINGER_BYTES
+        self._on_read = self._discard
+        if not self._pending:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._end_now()
+        self._want(READ)
+        self._discard()
+
+    def _discard(self) -> None:
+        """Read and forget, straight from the socket: nothing of it is decrypted any more."""
+        try:
+            size = self._sock.recv_into(VIEW)
+        except BlockingIOError:
+            return
+        except OSError:
+            size = 0
+        self._limit -= size
+        if not size or self._limit <= 0:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once; what is pending is lost. The owner hears nothing more."""
+        if self.closed:
+            return
+        self._want(0)
+        self.closed = True
+        if self._linger is not None and self._linger.active():
+            self._linger.cancel()
+        self._sock.close()
+        # These hold the transport itself: without this only the garbage collector would free it.
+        self._on_read = self._on_drained = _nothing
+        self._owner = _NOBODY
+        self._pending = bytearray()
+
+    def _lost(self, reason: str) -> None:
+        if self.closed:
+            return
+        owner = self._owner
+        self.abort()
+        owner.lost(self, reason)
+
+
+class _Nobody:
+    """The owner of a transport that is being closed."""
+
+    def sniffed(self, _: Transport, first: bytes) -> None: ...
+
+    def received(self, transport: Transport, data: bytes) -> None: ...
+
+    def secured(self, transport: Transport) -> None: ...
+
+    def lost(self, transport: Transport, reason: str) -> None: ...
+
+
+_NOBODY = _Nobody()
