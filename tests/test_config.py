@@ -134,7 +134,7 @@ sni = b.crt b.key
     assert problems == []
     assert config.gateway.shutdown_grace == 0.5
     assert config.limits.idle_timeout == 600
-    assert config.audit.file == folder / "../audit.jsonl"
+    assert config.audit.file == folder.parent / "audit.jsonl"
     jwt = config.jwt["one"]
     assert [key.kid for key in jwt.keys] == [None, "2031-key"]
     assert (jwt.issuer, jwt.audience) == ("https://issuer.example", ("a", "b", "c"))
