@@ -99,10 +99,28 @@ class Driver:
     _log = Logger()
 
     __slots__ = (
-        "_client", "_deadline", "_dial", "_door", "_events", "_expires", "_header", "_house", "_moved", "_moved_at",
-        "_opened_at", "_over", "_peer", "_relay", "_running", "_session", "_target", "_upstream",
-        "address", "number", "subject",
-    )  # fmt: skip
+        "_client",
+        "_deadline",
+        "_dial",
+        "_door",
+        "_events",
+        "_expires",
+        "_header",
+        "_house",
+        "_moved",
+        "_moved_at",
+        "_opened_at",
+        "_over",
+        "_peer",
+        "_relay",
+        "_running",
+        "_session",
+        "_target",
+        "_upstream",
+        "address",
+        "number",
+        "subject",
+    )
 
     def __init__(self, house: House, door: Door, number: int, sock: socket.socket, peer: Address) -> None:
         self._house, self._door, self._peer = house, door, peer

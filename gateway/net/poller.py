@@ -17,7 +17,7 @@ from zope.interface import implementer
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 # Rounds before the reactor gets its turn again for timers and signals.
-_ROUNDS = 8
+_ROUNDS = 16
 _BATCH = 256
 
 
@@ -65,6 +65,8 @@ class Poller:
         watched = self._watched
         for _ in range(_ROUNDS):
             events = self._epoll.poll(0, _BATCH)
+            if not events:
+                return
             for fd, ready in events:
                 found = watched.get(fd)
                 if found is None:
@@ -79,8 +81,6 @@ class Poller:
                 except Exception:  # noqa: BLE001 - fail closed, whatever it is
                     self._log.failure("a bug ended one connection")
                     who.on_bug()
-            if len(events) < _BATCH // 8:
-                return
 
     def logPrefix(self) -> str:
         return "gateway"

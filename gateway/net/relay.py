@@ -17,8 +17,8 @@ from gateway.session.vocabulary import Framing
 
 # Reads of one side before others get their turn.
 _TURNS = 4
-# A read shorter than one TLS record has emptied the socket; if not, the poller says so again.
-_RECORD = 16_384
+# A read this short has emptied the socket; if not, the poller says so again.
+_SHORT = 16_384
 # When one side has ended, the other may finish what it is saying for so long, and go on while it is being read.
 LINGER_SECONDS = 10.0
 # A patient end wants the session idle for so long: a pipelining client may have more on its way.
@@ -63,7 +63,7 @@ class Pipe:
                 if not taken:
                     source.pause()
                     return
-                if size < _RECORD:
+                if size < _SHORT:
                     return
         except EndOfStream:
             source.pause()
@@ -83,10 +83,20 @@ class Relay:
     """`ended(reason)` is called exactly once, when nothing is relayed any more; closing may still linger."""
 
     __slots__ = (
-        "_client", "_clock", "_done", "_down", "_ended", "_farewell", "_framing", "_mark", "_patient", "_reason",
+        "_client",
+        "_clock",
+        "_done",
+        "_down",
+        "_ended",
+        "_farewell",
+        "_framing",
+        "_mark",
+        "_patient",
+        "_reason",
         "_timer",
-        "_up", "_upstream",
-    )  # fmt: skip
+        "_up",
+        "_upstream",
+    )
 
     def __init__(
         self, clock: Any, client: Transport, upstream: Transport, framing: Framing | None, ended: Callable[[str], None]

@@ -20,6 +20,9 @@ from gateway.certs import handshake_failure
 
 # One read from an upstream; four TLS records. Larger gained nothing when measured.
 SIZE = 65_536
+# The most that one TLS record holds, and how long one is when more of a bulk transfer is probably behind it.
+_RECORD = 16_384
+_BULK = 4_096
 # How a TLS handshake can be told from an attempt to exhaust us is its deadline; one record is never longer than 16 KiB.
 
 
@@ -152,9 +155,22 @@ class RawTLSStream(TLSStream):
 
     def read(self) -> int:
         size: int = _lib.SSL_read(self._ssl, _BUFFER, SIZE)
-        if size > 0:
-            return size
-        return self._blocked_read(size)
+        if size < _BULK:
+            return size if size > 0 else self._blocked_read(size)
+        return self._read_on(size)
+
+    def _read_on(self, size: int) -> int:
+        """One call returns one record, and PostgreSQL's are 8 KiB: fill the buffer, to write it as a whole."""
+        while size <= SIZE - _RECORD:
+            more = _lib.SSL_read(self._ssl, _BUFFER + size, SIZE - size)
+            if more <= 0:
+                # Nothing yet, the end, or a failure: the next read says which.
+                _lib.ERR_clear_error()
+                break
+            size += more
+            if more < _BULK:
+                break
+        return size
 
     def _blocked_read(self, result: int) -> int:
         error = _lib.SSL_get_error(self._ssl, result)
@@ -215,6 +231,7 @@ def _probe() -> tuple[Any, Any] | None:
         "SSL_write",
         "SSL_get_error",
         "ERR_get_error",
+        "ERR_clear_error",
         "ERR_reason_error_string",
         "SSL_ERROR_WANT_READ",
     )

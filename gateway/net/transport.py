@@ -51,15 +51,15 @@ class Transport:
         "_limit",
         "_linger",
         "_on_drained",
-        "_on_read",
         "_owner",
         "_pending",
         "_poller",
         "_sock",
         "closed",
         "connection",
+        "on_readable",
         "stream",
-    )  # fmt: skip
+    )
 
     def __init__(self, poller: Poller, clock: Any, sock: socket.socket, owner: Owner) -> None:
         sock.setblocking(False)
@@ -70,7 +70,7 @@ class Transport:
         self._closing = False
         self._linger: Any = None
         self._limit = SIZE
-        self._on_read: Callable[[], None] = self._receive
+        self.on_readable: Callable[[], None] = self._receive
         self._on_drained: Callable[[], None] = _nothing
         self.closed = False
         self.connection: SSL.Connection | None = None
@@ -102,14 +102,11 @@ class Transport:
         if self.stream.wants_write:
             self._want(self._interest | WRITE)
 
-    def on_readable(self) -> None:
-        self._on_read()
-
     def on_writable(self) -> None:
         if self.stream.wants_write:
             self.stream.wants_write = False
             self._want(self._interest & ~WRITE)
-            self._on_read()
+            self.on_readable()
         if not self.closed:
             self._flush()
 
@@ -121,7 +118,7 @@ class Transport:
 
     def sniff(self) -> None:
         """Tell the owner the first byte, and leave it on the socket. Reading then goes on."""
-        self._on_read = self._sniff
+        self.on_readable = self._sniff
         self.resume()
 
     def limit(self, size: int) -> None:
@@ -139,7 +136,7 @@ class Transport:
         if not first:
             self._lost("the peer closed the connection")
             return
-        self._on_read = self._receive
+        self.on_readable = self._receive
         self._owner.sniffed(self, first)
 
     def _receive(self) -> None:
@@ -169,7 +166,7 @@ class Transport:
 
         What OpenSSL holds decrypted raises no event: call `on_read` once after this.
         """
-        self._on_read, self._on_drained = on_read, on_drained
+        self.on_readable, self._on_drained = on_read, on_drained
         self.resume()
 
     # --- TLS
@@ -184,7 +181,7 @@ class Transport:
             return
         self.connection = connect(self._sock)
         self.stream = tls_stream(self.connection)
-        self._on_read = self._handshake
+        self.on_readable = self._handshake
         self.resume()
         self._handshake()
 
@@ -197,9 +194,9 @@ class Transport:
         if not done:
             self.blocked()
             return
-        self._on_read = self._receive
+        self.on_readable = self._receive
         self._owner.secured(self)
-        if not self.closed and self._on_read == self._receive and self._interest & READ:
+        if not self.closed and self.on_readable == self._receive and self._interest & READ:
             self._receive()
 
     # --- writing
@@ -275,7 +272,7 @@ class Transport:
         self._owner = _NOBODY
         self._linger = self._clock.callLater(LINGER_SECONDS, self.abort)
         self._limit = LINGER_BYTES
-        self._on_read = self._discard
+        self.on_readable = self._discard
         if not self._pending:
             self._finish()
 
@@ -306,7 +303,7 @@ class Transport:
             self._linger.cancel()
         self._sock.close()
         # These hold the transport itself: without this only the garbage collector would free it.
-        self._on_read = self._on_drained = _nothing
+        self.on_readable = self._on_drained = _nothing
         self._owner = _NOBODY
         self._pending = bytearray()
 
