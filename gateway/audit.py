@@ -38,6 +38,7 @@ class Audit:
         self._path = path
         self._fd = -1
         self._lost = 0
+        self._mend = b""
         self.reopen()
 
     def reopen(self) -> None:
@@ -52,10 +53,13 @@ class Audit:
         if self._path is None:
             _log.info("{record}", record=line)
             return
-        data = line.encode("ascii") + b"\n"
+        data = self._mend + line.encode("ascii") + b"\n"
         try:
             # One call a record: what another process appends never lands in the middle of it.
-            complete = os.write(self._fd, data) == len(data)
+            written = os.write(self._fd, data)
+            complete = written == len(data)
+            # The beginning of a record, left by a full disk, must not spoil the next one.
+            self._mend = b"" if complete else b"\n"
         except OSError as error:
             complete = False
             if not self._lost:

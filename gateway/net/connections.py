@@ -34,6 +34,8 @@ class Connections:
         self.subjects = Count(0)
         self.addresses = Count(0)
         self._drivers: set[Driver] = set()
+        # Those over a limit, the oldest first: they take no room from others.
+        self._waiting: dict[Driver, None] = {}
         self._numbers = itertools.count(1)
         self._empty: Deferred[None] | None = None
         self._sweep = LoopingCall(self._check_idle)
@@ -47,7 +49,7 @@ class Connections:
 
     def open(self, door: Door, sock: socket.socket, peer: Address) -> None:
         """Take a connection; or, far over the limit, close it unheard."""
-        if len(self._drivers) >= self.limit + self._waiting_room():
+        if len(self._drivers) - len(self._waiting) >= self.limit + self._waiting_room():
             sock.close()
             return
         driver = Driver(self, door, next(self._numbers), sock, peer)
@@ -55,7 +57,7 @@ class Connections:
         driver.start()
 
     def _waiting_room(self) -> int:
-        """So many connections over the limit are heard, only to be told that there are too many."""
+        """So many connections over a limit are heard, only to be told that there are too many."""
         return 16 + self.limit // 10
 
     def _check_idle(self) -> None:
@@ -66,10 +68,13 @@ class Connections:
     # -----------------------------------------------------------------------------------------------------------
 
     def welcome(self, driver: Driver, address: str) -> bool:
-        if not self.addresses.take(address):
-            return False
-        driver.address = address
-        return len(self._drivers) <= self.limit
+        if len(self._drivers) - len(self._waiting) <= self.limit and self.addresses.take(address):
+            driver.address = address
+            return True
+        if len(self._waiting) >= self._waiting_room():
+            next(iter(self._waiting)).give_way()
+        self._waiting[driver] = None
+        return False
 
     def admit(self, driver: Driver, subject: str) -> bool:
         if not self.subjects.take(subject):
@@ -79,6 +84,7 @@ class Connections:
 
     def farewell(self, driver: Driver) -> None:
         self._drivers.discard(driver)
+        self._waiting.pop(driver, None)
         if driver.address is not None:
             self.addresses.free(driver.address)
         if driver.subject is not None:

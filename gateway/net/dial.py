@@ -5,6 +5,7 @@ Owns the sockets until they are connected. It has no deadline of its own: its ca
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
@@ -91,9 +92,11 @@ class Dial:
             sock.setblocking(False)
             keep_alive(sock)
             sock.connect(where)
-        except BlockingIOError:
-            self._poller.watch(sock.fileno(), self, WRITE)
         except OSError as error:
+            # EAGAIN, which Python takes for the same, says that a Unix socket's backlog is full (connect(2)).
+            if error.errno == errno.EINPROGRESS:
+                self._poller.watch(sock.fileno(), self, WRITE)
+                return
             self._drop()
             self._next(error.strerror or str(error))
         else:
@@ -108,7 +111,7 @@ class Dial:
         if error:
             self._drop()
             self._next(os.strerror(error))
-        else:
+        elif _is_connected(self._sock):
             self._done()
 
     def on_bug(self) -> None:
@@ -125,6 +128,15 @@ class Dial:
             self._poller.watch(self._sock.fileno(), self, 0)
             self._sock.close()
             self._sock = None
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    """The event may have been meant for another socket that had this number a moment ago."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _is_ip(host: str) -> bool:

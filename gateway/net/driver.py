@@ -34,6 +34,7 @@ from gateway.session.vocabulary import (
     Ended,
     Event,
     Expired,
+    Facts,
     Idle,
     Lost,
     Opened,
@@ -127,7 +128,7 @@ class Driver:
         self.number = number
         self.address: str | None = None  # what `house.welcome` counted
         self.subject: str | None = None  # what `house.admit` counted
-        self._session = door.session(lambda subject: house.admit(self, subject))
+        self._session: Session = door.session(lambda subject: house.admit(self, subject))
         self._client = Transport(house.poller, house.reactor, sock, self)
         self._upstream: Transport | None = None
         self._dial: dial.Dial | None = None
@@ -346,6 +347,10 @@ class Driver:
         else:
             self._tell(ShuttingDown())
 
+    def give_way(self) -> None:
+        """It is over a limit, and did not take its refusal before others came."""
+        self._end("too many connections")
+
     def check_idle(self) -> None:
         """Asked now and then: tell the session when nothing has moved for the idle timeout."""
         if self._relay is None or self._door.idle_timeout is None:
@@ -369,9 +374,13 @@ class Driver:
         self._handle(Ended())
         if self._relay is None:
             self._drop_upstream()
+        else:
+            self._relay.cut(reason)
         self._client.close()
         self._audit("close", reason)
         self._house.farewell(self)
+        # These hold this driver: without this only the garbage collector would free it and its transports.
+        self._relay, self._session = None, _OVER
 
     def _audit(self, event: str, reason: str | None = None) -> None:
         now = self._house.now()
@@ -381,6 +390,18 @@ class Driver:
             more |= {"reason": reason, "sent": relay.sent if relay else 0, "received": relay.received if relay else 0}
             more["seconds"] = round(now - self._opened_at, 3)
         self._house.write_audit(audit.record(event, now, self._session.facts, **more))
+
+
+class _Over:
+    """The session of a driver that has ended."""
+
+    facts = Facts()
+
+    def handle(self, event: Event) -> Sequence[Command]:  # noqa: ARG002
+        return ()
+
+
+_OVER = _Over()
 
 
 def _within(host: str, networks: tuple[Network, ...]) -> bool:

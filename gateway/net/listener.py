@@ -31,13 +31,7 @@ def bind(address: Address) -> list[socket.socket]:
     if not address.port:
         return [_bind_unix(Path(address.host))]
     if address.host == "*":
-        return (
-            [_bind(socket.AF_INET6, ("::", address.port), both=True)]
-            if socket.has_ipv6
-            else [
-                _bind(socket.AF_INET, ("0.0.0.0", address.port))  # noqa: S104 - asked for by name
-            ]
-        )
+        return [_bind_all(address.port)]
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
     try:
@@ -48,6 +42,15 @@ def bind(address: Address) -> list[socket.socket]:
             sock.close()
         raise
     return sockets
+
+
+def _bind_all(port: int) -> socket.socket:
+    try:
+        return _bind(socket.AF_INET6, ("::", port), both=True)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return _bind(socket.AF_INET, ("0.0.0.0", port))  # noqa: S104 - asked for by name
 
 
 def _bind(family: int, where: Any, both: bool = False) -> socket.socket:
@@ -65,12 +68,13 @@ def _bind(family: int, where: Any, both: bool = False) -> socket.socket:
 
 
 def _bind_unix(path: Path) -> socket.socket:
-    """A socket left over by a dead process is replaced; one that answers is not."""
+    """A socket left over by a dead process is replaced; one that may have an owner is not."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.is_socket():
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(str(path)) == 0:
+                probe.setblocking(False)  # a full backlog would make this wait
+                if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
                     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             path.unlink()
         sock.bind(str(path))

@@ -52,11 +52,11 @@ class Poller:
                 del self._watched[fd]
                 self._epoll.unregister(fd)
             return
-        self._watched[fd] = (who, interest)
         if known:
             self._epoll.modify(fd, interest)
         else:
             self._epoll.register(fd, interest)
+        self._watched[fd] = (who, interest)
 
     def fileno(self) -> int:
         return self._epoll.fileno()
@@ -80,7 +80,17 @@ class Poller:
                         who.on_writable()
                 except Exception:  # noqa: BLE001 - fail closed, whatever it is
                     self._log.failure("a bug ended one connection")
-                    who.on_bug()
+                    self._end(fd, who)
+            if self._epoll.closed:
+                return
+
+    def _end(self, fd: int, who: Pollable) -> None:
+        """What is raised out of `doRead` would make the reactor drop all connections."""
+        try:
+            who.on_bug()
+        except Exception:  # noqa: BLE001 - see above
+            self._log.failure("a bug in ending a connection")
+            self.watch(fd, who, 0)
 
     def logPrefix(self) -> str:
         return "gateway"

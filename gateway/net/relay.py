@@ -25,6 +25,14 @@ LINGER_SECONDS = 10.0
 QUIET_SECONDS = 0.05
 
 
+def _nothing(*_: object) -> None:
+    pass
+
+
+def _stop(_: int) -> bool:
+    return False
+
+
 class Pipe:
     """One direction. `passed(size)`, told after each read was sent on, says whether to go on."""
 
@@ -46,7 +54,8 @@ class Pipe:
     def pump(self) -> None:
         """Pass on what is there."""
         source, sink = self._source, self._sink
-        read = source.stream.read
+        stream = source.stream
+        read = stream.read
         at = source
         try:
             for _ in range(_TURNS):
@@ -63,14 +72,20 @@ class Pipe:
                 if not taken:
                     source.pause()
                     return
-                if size < _SHORT:
+                if size < _SHORT and not stream.unread:
                     return
+            if stream.unread:
+                self.pump()
         except EndOfStream:
             source.pause()
             self.over = True
             self._ended(self)
         except BrokenStream as error:
             self._broken(at, str(error))
+
+    def release(self) -> None:
+        """The end. These hold the relay, which holds this: only the garbage collector would free them."""
+        self._passed, self._ended, self._broken = _stop, _nothing, _nothing
 
     def resume(self) -> None:
         """The sink has taken everything: go on, first with what the source's TLS already holds."""
@@ -152,9 +167,11 @@ class Relay:
         """End with `farewell` at the next message boundary (patient: once idle), or without after `grace` seconds."""
         if self._done or (self._farewell is not None and patient):
             return
+        begun = self._farewell is None
         self._farewell, self._reason, self._patient = farewell, reason, patient
-        self._stop_timer()
-        self._timer = self._clock.callLater(grace, self._out_of_patience)
+        if begun:
+            self._stop_timer()
+            self._timer = self._clock.callLater(grace, self._out_of_patience)
         self._take_leave()
 
     def lost(self, transport: Transport, reason: str) -> None:
@@ -221,7 +238,14 @@ class Relay:
         self._stop_timer()
         self._client.close()
         self._upstream.close()
-        self._ended(reason)
+        ended, self._ended = self._ended, _nothing
+        self._up.release()
+        self._down.release()
+        ended(reason)
+
+    def cut(self, reason: str) -> None:
+        """End now, wherever that is in the stream."""
+        self._finish(reason)
 
     def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():

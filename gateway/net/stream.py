@@ -11,7 +11,6 @@ probed at import, and `TLSStream` does the same through pyOpenSSL's public metho
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from typing import Any, Protocol
 
 from OpenSSL import SSL
@@ -35,9 +34,13 @@ class BrokenStream(Exception):
 
 
 class Stream(Protocol):
-    """All methods are non-blocking. `wants_write`: the last blocked read goes on when the socket can be written."""
+    """All methods are non-blocking. `wants_write`: the last blocked read goes on when the socket can be written.
+
+    `unread`: the next read has something to tell of which the socket may never speak again.
+    """
 
     wants_write: bool
+    unread: bool
 
     def read(self) -> int:
         """So many bytes are now at the start of VIEW; 0: nothing to read yet. Raises EndOfStream, BrokenStream."""
@@ -51,14 +54,15 @@ class Stream(Protocol):
     def handshake(self) -> bool:
         """Whether the handshake is complete. Raises BrokenStream."""
 
-    def finish(self) -> None:
-        """Tell the peer, in the stream's own way, that nothing more comes."""
+    def finish(self) -> bool:
+        """Tell the peer, in the stream's own way, that nothing more comes. False: again when it can be written."""
 
 
 class PlainStream:
     """TCP or a Unix socket, as it is."""
 
     wants_write = False
+    unread = False
 
     def __init__(self, sock: socket.socket) -> None:
         self._recv_into = sock.recv_into
@@ -89,8 +93,30 @@ class PlainStream:
     def handshake(self) -> bool:
         return True
 
-    def finish(self) -> None:
-        pass
+    def finish(self) -> bool:
+        return True
+
+
+class ClosedStream:
+    """After the end. OpenSSL knows its socket by number only, and that may be another connection's by now."""
+
+    wants_write = False
+    unread = False
+
+    def read(self) -> int:
+        raise BrokenStream("it is closed")
+
+    def write(self, _: int) -> int:
+        raise BrokenStream("it is closed")
+
+    def send(self, _: bytes) -> int:
+        raise BrokenStream("it is closed")
+
+    def handshake(self) -> bool:
+        raise BrokenStream("it is closed")
+
+    def finish(self) -> bool:
+        return True
 
 
 class TLSStream:
@@ -98,7 +124,7 @@ class TLSStream:
 
     def __init__(self, connection: SSL.Connection) -> None:
         self.connection = connection
-        self.wants_write = False
+        self.wants_write = self.unread = False
 
     def read(self) -> int:
         self.wants_write = False
@@ -141,9 +167,14 @@ class TLSStream:
             raise BrokenStream(f"TLS handshake: {_handshake_reason(self.connection, error)}") from None
         return True
 
-    def finish(self) -> None:
-        with suppress(SSL.Error, OSError):  # the peer is gone, or its buffer full: the socket's own end has to do
+    def finish(self) -> bool:
+        try:
             self.connection.shutdown()
+        except SSL.WantWriteError:
+            return False
+        except (SSL.Error, OSError):
+            pass  # the peer is gone: the socket's own end has to do
+        return True
 
 
 class RawTLSStream(TLSStream):
@@ -152,6 +183,7 @@ class RawTLSStream(TLSStream):
     def __init__(self, connection: SSL.Connection) -> None:
         super().__init__(connection)
         self._ssl = connection._ssl  # noqa: SLF001 - see the module's docstring
+        self._failure: BrokenStream | None = None
 
     def read(self) -> int:
         size: int = _lib.SSL_read(self._ssl, _BUFFER, SIZE)
@@ -164,15 +196,26 @@ class RawTLSStream(TLSStream):
         while size <= SIZE - _RECORD:
             more = _lib.SSL_read(self._ssl, _BUFFER + size, SIZE - size)
             if more <= 0:
-                # Nothing yet, the end, or a failure: the next read says which.
-                _lib.ERR_clear_error()
+                self._look_ahead(more)
                 break
             size += more
             if more < _BULK:
                 break
         return size
 
+    def _look_ahead(self, result: int) -> None:
+        """Nothing yet, the end, or a failure: the next read tells."""
+        error = _lib.SSL_get_error(self._ssl, result)
+        self.unread = error != _lib.SSL_ERROR_WANT_READ
+        if error in (_lib.SSL_ERROR_SSL, _lib.SSL_ERROR_SYSCALL):
+            self._failure = self._broken(error)
+
     def _blocked_read(self, result: int) -> int:
+        self.unread = False
+        if self._failure is not None:
+            _lib.ERR_clear_error()
+            failure, self._failure = self._failure, None
+            raise failure
         error = _lib.SSL_get_error(self._ssl, result)
         self.wants_write = error == _lib.SSL_ERROR_WANT_WRITE
         if self.wants_write or error == _lib.SSL_ERROR_WANT_READ:
@@ -233,7 +276,11 @@ def _probe() -> tuple[Any, Any] | None:
         "ERR_get_error",
         "ERR_clear_error",
         "ERR_reason_error_string",
+        "SSL_ERROR_SSL",
+        "SSL_ERROR_SYSCALL",
         "SSL_ERROR_WANT_READ",
+        "SSL_ERROR_WANT_WRITE",
+        "SSL_ERROR_ZERO_RETURN",
     )
     probe = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
     if not all(hasattr(lib, name) for name in needed) or not isinstance(getattr(probe, "_ssl", None), ffi.CData):

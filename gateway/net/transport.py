@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from OpenSSL import SSL
 
 from gateway.net.poller import READ, WRITE, Poller
-from gateway.net.stream import SIZE, VIEW, BrokenStream, EndOfStream, PlainStream, Stream, tls_stream
+from gateway.net.stream import SIZE, VIEW, BrokenStream, ClosedStream, EndOfStream, PlainStream, Stream, tls_stream
 
 # After our last byte the peer gets so long to read it before the socket is closed: a close with unread input is a
 # reset, which can destroy an ErrorResponse on its way.
@@ -105,7 +105,6 @@ class Transport:
     def on_writable(self) -> None:
         if self.stream.wants_write:
             self.stream.wants_write = False
-            self._want(self._interest & ~WRITE)
             self.on_readable()
         if not self.closed:
             self._flush()
@@ -155,10 +154,12 @@ class Transport:
         except (BrokenStream, OSError) as error:
             self._lost(str(error))
             return
-        if data:
-            self._owner.received(self, data)
-        else:
+        if not data:
             self.blocked()
+            return
+        self._owner.received(self, data)
+        if self.stream.unread and self._interest & READ:
+            self.on_readable()
 
     def relay(self, on_read: Callable[[], None], on_drained: Callable[[], None]) -> None:
         """From now on `on_read` reads the stream itself when there is something, and `on_drained` is told when all
@@ -189,7 +190,9 @@ class Transport:
         try:
             done = self.stream.handshake()
         except BrokenStream as error:
-            self._lost(str(error))
+            owner = self._owner
+            self.close()  # not at once: the alert, which tells the peer why, is on its way to it
+            owner.lost(self, str(error))
             return
         if not done:
             self.blocked()
@@ -240,7 +243,8 @@ class Transport:
         except BrokenStream as error:
             self._lost(str(error))
             return
-        self._want(self._interest & ~WRITE)
+        if not self.stream.wants_write:
+            self._want(self._interest & ~WRITE)
         if self._closing:
             self._finish()
         else:
@@ -259,8 +263,11 @@ class Transport:
             self._end_now()
 
     def _end_now(self) -> None:
+        if not self.stream.finish():
+            self._on_drained = self._end_now
+            self._want(self._interest | WRITE)
+            return
         self._on_drained = _nothing
-        self.stream.finish()
         with suppress(OSError):  # the peer is gone already: reading will tell
             self._sock.shutdown(socket.SHUT_WR)
 
@@ -272,13 +279,14 @@ class Transport:
         self._owner = _NOBODY
         self._linger = self._clock.callLater(LINGER_SECONDS, self.abort)
         self._limit = LINGER_BYTES
+        self.stream.wants_write = False
         self.on_readable = self._discard
         if not self._pending:
             self._finish()
 
     def _finish(self) -> None:
         self._end_now()
-        self._want(READ)
+        self.resume()
         self._discard()
 
     def _discard(self) -> None:
@@ -288,9 +296,12 @@ class Transport:
         except BlockingIOError:
             return
         except OSError:
-            size = 0
+            self.abort()
+            return
         self._limit -= size
-        if not size or self._limit <= 0:
+        if not size and self._pending:
+            self.pause()  # it has finished sending; it may still be reading
+        elif not size or self._limit <= 0:
             self.abort()
 
     def abort(self) -> None:
@@ -302,9 +313,11 @@ class Transport:
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
         self._sock.close()
+        self.stream = ClosedStream()
         # These hold the transport itself: without this only the garbage collector would free it.
         self.on_readable = self._on_drained = _nothing
         self._owner = _NOBODY
+        self._linger = None
         self._pending = bytearray()
 
     def _lost(self, reason: str) -> None:

@@ -1,0 +1,224 @@
+"""A real gateway process for the tests: `twistd -n securegw -c …` in front of a real PostgreSQL, on a free port.
+
+Owns its folder (certificates, a JWT key pair, the INI, the audit file), its start and its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import jwt
+import psutil
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.pki import Issued, issue, make_ca, write_pem
+from tests.servers import PostgresServer, free_port
+
+TWISTD = Path(sys.executable).parent / "twistd"
+# Generous, since the machine may be busy: nothing waits this long unless something is broken.
+PATIENCE = 30.0
+
+Sections = Mapping[str, Mapping[str, object]]
+
+
+def wait_until(true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Until it is; fails with `what` when it is not in time."""
+    deadline = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < deadline, f"it did not happen in time: {what}"
+        time.sleep(0.02)
+
+
+def ini(sections: Sections) -> str:
+    return "\n".join(
+        f"[{section}]\n" + "".join(f"{key} = {value}\n".replace("\n", "\n    ").rstrip(" ") for key, value in keys.items())
+        for section, keys in sections.items()
+    )
+
+
+def behind(server: PostgresServer, **more: object) -> dict[str, object]:
+    """An `[upstream:…]` for that server: verify-full where it speaks TLS, else its Unix socket."""
+    if server.ca is None:
+        return {"hosts": f"{server.folder}:{server.port}", **more}
+    return {"hosts": f"localhost:{server.port}", "root_certificate": server.root_certificate, **more}
+
+
+@dataclass(slots=True)
+class RunningGateway:
+    """`port` is its Postgres listener on 127.0.0.1; `root_certificate` is what its clients trust."""
+
+    folder: Path
+    sections: dict[str, dict[str, object]]
+    port: int
+    key: Ed25519PrivateKey
+    ca: Issued
+    environ: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    # What it has open while nobody is connected; known once it has started.
+    idle_descriptors: int = 0
+
+    @classmethod
+    @contextmanager
+    def running(cls, folder: Path, sections: Sections, **environ: str) -> Iterator[Self]:
+        """With `sections` over the defaults below: at least `[upstream:main]`."""
+        gateway = cls.made(folder, sections, **environ)
+        gateway.start()
+        try:
+            yield gateway
+        finally:
+            gateway.stop()
+
+    @classmethod
+    def made(cls, folder: Path, sections: Sections, **environ: str) -> Self:
+        ca, key, port = make_ca("gateway tests"), Ed25519PrivateKey.generate(), free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_pem(folder / "ca.crt", ca.certificate)
+        issue(ca, "localhost", sans=["localhost", "127.0.0.1"]).write(folder, "server")
+        (folder / "jwt.pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+        defaults: dict[str, dict[str, object]] = {
+            "gateway": {"shutdown_grace": 5},
+            "tls": {"certificate": "server.crt", "key": "server.key"},
+            "audit": {"file": "audit.jsonl"},
+            "jwt:main": {"public_keys": "jwt.pub"},
+            "postgres:main": {"listen": f"127.0.0.1:{port}", "rules": "\nallow all all all"},
+        }
+        for section, keys in sections.items():
+            defaults[section] = {**defaults.get(section, {}), **keys}
+        return cls(folder, defaults, port, key, ca, environ)
+
+    # --- life ----------------------------------------------------------------------------------------------------------
+
+    def write_ini(self) -> Path:
+        path = self.folder / "gw.ini"
+        path.write_text(ini(self.sections))
+        return path
+
+    def start(self, *, wait: bool = True) -> None:
+        command = [str(TWISTD), "-n", f"--pidfile={self.folder / 'pid'}", "securegw", "-c", str(self.write_ini())]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.environ}
+            )
+        if wait:
+            wait_until(self._answers, "the gateway listens")
+            # The question itself was a connection: only after its end can be counted.
+            wait_until(lambda: not self._connected(), "the first connection's end")
+            self.idle_descriptors = self.descriptors()
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        with socket.socket() as probe:
+            probe.settimeout(PATIENCE)
+            if probe.connect_ex(("127.0.0.1", self.port)):
+                return False
+            # It has accepted for sure once it answers our end with its own.
+            probe.shutdown(socket.SHUT_WR)
+            return probe.recv(1) == b""
+
+    def _connected(self) -> bool:
+        assert self.process is not None
+        sockets = psutil.Process(self.process.pid).net_connections("tcp")
+        return any(one.status != psutil.CONN_LISTEN for one in sockets)
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit status; what is still there after that is killed."""
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    def reload(self, succeeds: bool = True) -> None:
+        """SIGHUP, and wait until it has done it, or said that it could not."""
+        assert self.process is not None
+        word = "reloaded" if succeeds else "reload failed"
+        before = self.log.read_text().count(word)
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.log.read_text().count(word) > before, word)
+
+    def reconfigure(self, sections: Sections) -> None:
+        """These sections (all of their keys) in place of those that it had of the same name, without a restart."""
+        for section, keys in sections.items():
+            self.sections[section] = dict(keys)
+        self.write_ini()
+        self.reload()
+
+    # --- what tests ask ------------------------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def root_certificate(self) -> Path:
+        return self.folder / "ca.crt"
+
+    def token(self, subject: str, seconds: float = 600, **claims: object) -> str:
+        return jwt.encode({"sub": subject, "exp": time.time() + seconds, **claims}, self.key, algorithm="EdDSA")
+
+    def connection(self, user: str, database: str = "postgres", **more: Any) -> dict[str, Any]:
+        """What libpq's drivers need to connect: keyword arguments of psycopg.connect and psycopg2.connect."""
+        return {
+            "host": "127.0.0.1",
+            "port": self.port,
+            "user": user,
+            "dbname": database,
+            "password": self.token(user),
+            "sslmode": "verify-full",
+            "sslrootcert": str(self.root_certificate),
+            **more,
+        }
+
+    def environment(self, user: str, database: str = "postgres") -> dict[str, str]:
+        """What psql and pgbench need to connect."""
+        return {
+            **os.environ,
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(self.port),
+            "PGUSER": user,
+            "PGDATABASE": database,
+            "PGPASSWORD": self.token(user),
+            "PGSSLMODE": "verify-full",
+            "PGSSLROOTCERT": str(self.root_certificate),
+        }
+
+    def audit(self, event: str = "close") -> list[dict[str, Any]]:
+        path = self.folder / "audit.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+    def end_of(self, client: str) -> dict[str, Any]:
+        """The one record of the end of the connection from that address, once it has ended."""
+
+        def records() -> list[dict[str, Any]]:
+            return [entry for entry in self.audit() if entry["client"] == client]
+
+        wait_until(records, f"the connection of {client} has ended")
+        (record,) = records()
+        return record
+
+    def descriptors(self) -> int:
+        assert self.process is not None
+        return psutil.Process(self.process.pid).num_fds()
+
+    def check_at_rest(self) -> None:
+        """Nobody is connected any more, nothing leaked, and no error went unhandled."""
+        wait_until(lambda: self.descriptors() == self.idle_descriptors, "the gateway has closed all that it opened")
+        log = self.log.read_text()
+        assert "Traceback" not in log, log
+        assert "a bug" not in log, log
