@@ -94,8 +94,7 @@ class Gateway(service.Service):
         self._poller: Poller | None = None
         self.connections: Connections | None = None
 
-    # --- configuration
-    # -------------------------------------------------------------------------------------------------
+    # --- configuration ----------------------------------------------------------------------------------------------
 
     def _build(self, settings: Config, problems: Problems) -> State:
         """Raises ConfigError with all that is wrong, after every file was looked at."""
@@ -182,8 +181,7 @@ class Gateway(service.Service):
                 soft=soft,
             )
 
-    # --- life
-    # ------------------------------------------------------------------------------------------------------------
+    # --- life -------------------------------------------------------------------------------------------------------
 
     def bind(self) -> None:
         """Open the audit file and all listening sockets. Raises ConfigError, with nothing left bound."""

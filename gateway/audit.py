@@ -47,7 +47,7 @@ class Audit:
             return
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.close()
-        self._fd = fd
+        self._fd, self._mend = fd, b""
 
     def write(self, line: str) -> None:
         if self._path is None:

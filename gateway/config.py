@@ -71,7 +71,7 @@ def _without_ini(reading: _Reading, environ: Mapping[str, str]) -> Config:
     return reading.tree(None, None, {upstream.name: upstream}, {jwt.name: jwt}, (listener,))
 
 
-# --- the INI ----------------------------------------------------------------------------------------------------------
+# --- the INI --------------------------------------------------------------------------------------------------------
 
 
 class _Parser(RawConfigParser):
@@ -114,7 +114,7 @@ def _ini(path: Path, problems: Problems) -> _Texts | None:
     return None
 
 
-# --- the environment --------------------------------------------------------------------------------------------------
+# --- the environment ------------------------------------------------------------------------------------------------
 
 
 def _variable(section: str, key: str) -> str:
@@ -130,7 +130,7 @@ def _meanings(sections: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
     return meanings
 
 
-# --- the tree ---------------------------------------------------------------------------------------------------------
+# --- the tree -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)

@@ -64,7 +64,7 @@ def write_private(path: Path, text: str, mode: int = 0o600, group: int = -1) -> 
         raise
 
 
-# --- who runs it ------------------------------------------------------------------------------------------------------
+# --- who runs it ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def _make_system_user() -> None:
         ) from None
 
 
-# --- its programs -----------------------------------------------------------------------------------------------------
+# --- its programs ---------------------------------------------------------------------------------------------------
 
 
 def installed_programs() -> Path | None:
@@ -184,7 +184,7 @@ def _copy_programs(package: Path, copy: Path) -> None:
         raise EmbeddedError(f"the programs of PostgreSQL could not be copied to {copy}: {error}") from None
 
 
-# --- its folder -------------------------------------------------------------------------------------------------------
+# --- its folder -----------------------------------------------------------------------------------------------------
 
 
 def cluster_folder(wanted: Path, account: Account) -> Path:
@@ -232,7 +232,7 @@ def listening(path: Path) -> bool:
         return connection.connect_ex(os.fspath(path)) == 0
 
 
-# --- the cluster ------------------------------------------------------------------------------------------------------
+# --- the cluster ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

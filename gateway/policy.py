@@ -137,7 +137,7 @@ def _client(address: str) -> IPAddress | None:
     return client.ipv4_mapped or client if isinstance(client, IPv6Address) else client
 
 
-# --- the grammar of a line (PostgreSQL manual, "The pg_hba.conf File") ------------------------------------------------
+# --- the grammar of a line (PostgreSQL manual, "The pg_hba.conf File") ----------------------------------------------
 
 _NAME = r'(?:"(?:[^"]|"")+"|[^\s,"#=]+)'
 _ITEM = re.compile(_NAME)

@@ -179,7 +179,7 @@ def _upstream(name: str, socket: Path, password: str) -> Upstream:
     return Upstream(name, (Address(str(socket), 0),), ClientTLS(TLSMode.DISABLE), (login,))
 
 
-# --- its folder -------------------------------------------------------------------------------------------------------
+# --- its folder -----------------------------------------------------------------------------------------------------
 
 
 def _open_folder(folder: Path, account: Account) -> None:
@@ -214,7 +214,7 @@ def _remake_folder(folder: Path, files: dict[str, bytes]) -> None:
     unfinished.rename(folder)
 
 
-# --- certificates -----------------------------------------------------------------------------------------------------
+# --- certificates ---------------------------------------------------------------------------------------------------
 
 
 def _certificates(folder: Path, log: Callable[[str], None]) -> ServerTLS:
@@ -299,7 +299,7 @@ def _key_usage(*, digital_signature: bool, key_cert_sign: bool, crl_sign: bool) 
     )
 
 
-# --- the token --------------------------------------------------------------------------------------------------------
+# --- the token ------------------------------------------------------------------------------------------------------
 
 
 def _signing_key(folder: Path, log: Callable[[str], None]) -> Ed25519PrivateKey:
@@ -333,7 +333,7 @@ def _token(path: Path, key: Ed25519PrivateKey) -> str:
     return made
 
 
-# --- what to do with it -----------------------------------------------------------------------------------------------
+# --- what to do with it ---------------------------------------------------------------------------------------------
 
 
 def _write_environment(path: Path, listener: PostgresListener, token: str | None, ca: Path) -> None:

@@ -52,7 +52,7 @@ def _beside(folder: Path, value: Any) -> Any:
     return tuple(_beside(folder, item) for item in value) if isinstance(value, tuple) else value
 
 
-# --- single values ----------------------------------------------------------------------------------------------------
+# --- single values --------------------------------------------------------------------------------------------------
 
 
 def line(text: str) -> str:
@@ -134,7 +134,7 @@ def application_name(text: str) -> str | None:
     return line(text) or None
 
 
-# --- addresses --------------------------------------------------------------------------------------------------------
+# --- addresses ------------------------------------------------------------------------------------------------------
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+|\*))(?::(?P<port>[0-9]{1,5}))?")
 _SOCKET = re.compile(r"(?P<path>/.*?)(?::(?P<port>[0-9]{1,5}))?")
@@ -188,7 +188,7 @@ def _socket(text: str) -> Address:
     return Address(socket, 0)
 
 
-# --- lists: commas or lines -------------------------------------------------------------------------------------------
+# --- lists: commas or lines -----------------------------------------------------------------------------------------
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -242,7 +242,7 @@ def _rows(text: str) -> list[list[str]]:
     return [row.split() for row in text.split("\n") if row.strip()]
 
 
-# --- the sections -----------------------------------------------------------------------------------------------------
+# --- the sections ---------------------------------------------------------------------------------------------------
 
 Keys = Mapping[str, Key]
 

@@ -43,7 +43,8 @@ def wait_until(true: Callable[[], object], what: str, patience: float = PATIENCE
 
 def ini(sections: Sections) -> str:
     return "\n".join(
-        f"[{section}]\n" + "".join(f"{key} = {value}\n".replace("\n", "\n    ").rstrip(" ") for key, value in keys.items())
+        f"[{section}]\n"
+        + "".join(f"{key} = {value}\n".replace("\n", "\n    ").rstrip(" ") for key, value in keys.items())
         for section, keys in sections.items()
     )
 
@@ -109,7 +110,12 @@ class RunningGateway:
         command = [str(TWISTD), "-n", f"--pidfile={self.folder / 'pid'}", "securegw", "-c", str(self.write_ini())]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.environ}
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environ},
             )
         if wait:
             wait_until(self._answers, "the gateway listens")

@@ -94,9 +94,9 @@ class RawClient:
         self.name = "{}:{}".format(*self.socket.getsockname()) if family == socket.AF_INET else ""
         self.slowly = slowly
         self._server_name = server_name
-        self._context = ssl.create_default_context(cafile=trust) if trust else ssl._create_unverified_context()
+        self.context = ssl.create_default_context(cafile=trust) if trust else ssl._create_unverified_context()
         if certificate:
-            self._context.load_cert_chain(*certificate)
+            self.context.load_cert_chain(*certificate)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
         self._buffer = bytearray()
@@ -162,7 +162,7 @@ class RawClient:
 
     def hello(self, server_name: str | None = None) -> bytes:
         """The ClientHello, not sent yet."""
-        self._tls = self._context.wrap_bio(
+        self._tls = self.context.wrap_bio(
             self._incoming, self._outgoing, server_hostname=server_name or self._server_name
         )
         try:
@@ -198,6 +198,9 @@ class RawClient:
         """Up to the password, for whatever it is answered."""
         self.send(startup(user, database, **more))
         assert self.read() == (b"R", struct.pack("!I", 3))
+        self.send_password(token)
+
+    def send_password(self, token: str | bytes) -> None:
         self.send(password(token))
 
     def log_in(self, user: str, token: str | bytes, database: str = "postgres", **more: str) -> dict[bytes, list[bytes]]:

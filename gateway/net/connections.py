@@ -64,8 +64,7 @@ class Connections:
         for driver in tuple(self._drivers):
             driver.check_idle()
 
-    # --- House
-    # -----------------------------------------------------------------------------------------------------------
+    # --- House ------------------------------------------------------------------------------------------------------
 
     def welcome(self, driver: Driver, address: str) -> bool:
         if len(self._drivers) - len(self._waiting) <= self.limit and self.addresses.take(address):
@@ -96,8 +95,7 @@ class Connections:
     def write_audit(self, line: str) -> None:
         self._audit.write(line)
 
-    # --- the end
-    # -----------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     def drain(self) -> Deferred[None]:
         """Ask every session to end; fires when the last one has. Each has its own grace period."""

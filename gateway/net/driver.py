@@ -174,8 +174,7 @@ class Driver:
         if not self._over:
             self._client.resume()
 
-    # --- events in, commands out
-    # -----------------------------------------------------------------------------------------
+    # --- events in, commands out ------------------------------------------------------------------------------------
 
     def _tell(self, event: Event) -> None:
         """One event at a time: what a command causes at once waits its turn."""
@@ -207,8 +206,7 @@ class Driver:
     def _side(self, transport: Transport) -> Side:
         return Side.CLIENT if transport is self._client else Side.UPSTREAM
 
-    # --- what transports tell
-    # ----------------------------------------------------------------------------------------------
+    # --- what transports tell ---------------------------------------------------------------------------------------
 
     def sniffed(self, _: Transport, first: bytes) -> None:
         self._tell(Sniffed(first))
@@ -240,8 +238,7 @@ class Driver:
         else:
             self._tell(Lost(self._side(transport), reason))
 
-    # --- commands
-    # ----------------------------------------------------------------------------------------------------------
+    # --- commands ---------------------------------------------------------------------------------------------------
 
     def _sniff(self, _: Sniff) -> None:
         self._client.sniff()
@@ -338,8 +335,7 @@ class Driver:
             self._client.write(command.farewell)
         self._end(command.reason)
 
-    # --- what the house asks
-    # -------------------------------------------------------------------------------------------------
+    # --- what the house asks ----------------------------------------------------------------------------------------
 
     def shut_down(self) -> None:
         if self._header is not None:
@@ -363,8 +359,7 @@ class Driver:
             self._moved_at = now
             self._tell(Idle())
 
-    # --- the end
-    # ---------------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     def _end(self, reason: str) -> None:
         if self._over:

@@ -25,31 +25,23 @@ LINGER_SECONDS = 10.0
 QUIET_SECONDS = 0.05
 
 
-def _nothing(*_: object) -> None:
+def _nothing(_: str) -> None:
     pass
 
 
-def _stop(_: int) -> bool:
-    return False
-
-
 class Pipe:
-    """One direction. `passed(size)`, told after each read was sent on, says whether to go on."""
+    """One direction. What it reads is told to its relay, and sent on."""
 
-    __slots__ = ("_broken", "_ended", "_passed", "_sink", "_source", "moved", "over")
+    __slots__ = ("_relay", "_sink", "_source", "moved", "over")
 
-    def __init__(
-        self,
-        source: Transport,
-        sink: Transport,
-        passed: Callable[[int], bool],
-        ended: Callable[[Pipe], None],
-        broken: Callable[[Transport, str], None],
-    ) -> None:
-        self._source, self._sink = source, sink
-        self._passed, self._ended, self._broken = passed, ended, broken
+    def __init__(self, relay: Relay, source: Transport, sink: Transport) -> None:
+        self._relay, self._source, self._sink = relay, source, sink
         self.moved = 0
         self.over = False
+
+    def _passed(self, size: int) -> bool:
+        """So many bytes, still in VIEW, were sent on. Whether to go on."""
+        raise NotImplementedError
 
     def pump(self) -> None:
         """Pass on what is there."""
@@ -79,19 +71,43 @@ class Pipe:
         except EndOfStream:
             source.pause()
             self.over = True
-            self._ended(self)
+            self._relay.over(self)
         except BrokenStream as error:
-            self._broken(at, str(error))
+            self._relay.lost(at, str(error))
 
     def release(self) -> None:
-        """The end. These hold the relay, which holds this: only the garbage collector would free them."""
-        self._passed, self._ended, self._broken = _stop, _nothing, _nothing
+        """The end: while each of them held the other, only the garbage collector would free both."""
+        del self._relay
 
     def resume(self) -> None:
         """The sink has taken everything: go on, first with what the source's TLS already holds."""
         if not (self.over or self._source.closed):
             self._source.resume()
             self.pump()
+
+
+class _Up(Pipe):
+    """Client → upstream."""
+
+    __slots__ = ()
+
+    def _passed(self, _: int) -> bool:
+        framing = self._relay.framing
+        if framing is not None:
+            framing.asked = True
+        return True
+
+
+class _Down(Pipe):
+    """Upstream → client: the only direction in which we may have a word to say at the end."""
+
+    __slots__ = ()
+
+    def _passed(self, size: int) -> bool:
+        relay = self._relay
+        if relay.framing is not None:
+            relay.framing.feed(VIEW[:size])
+        return relay.farewell is None or not relay.take_leave()
 
 
 class Relay:
@@ -103,24 +119,23 @@ class Relay:
         "_done",
         "_down",
         "_ended",
-        "_farewell",
-        "_framing",
         "_mark",
         "_patient",
         "_reason",
         "_timer",
         "_up",
         "_upstream",
+        "farewell",
+        "framing",
     )
 
     def __init__(
         self, clock: Any, client: Transport, upstream: Transport, framing: Framing | None, ended: Callable[[str], None]
     ) -> None:
-        self._clock, self._client, self._upstream, self._framing = clock, client, upstream, framing
+        self._clock, self._client, self._upstream, self.framing = clock, client, upstream, framing
         self._ended = ended
-        self._up = Pipe(client, upstream, self._asked, self._over, self._broken)
-        self._down = Pipe(upstream, client, self._answered, self._over, self._broken)
-        self._farewell: bytes | None = None
+        self._up, self._down = _Up(self, client, upstream), _Down(self, upstream, client)
+        self.farewell: bytes | None = None
         self._patient = self._done = False
         self._reason = ""
         self._mark = -1
@@ -147,47 +162,31 @@ class Relay:
             if not self._done:
                 pipe.resume()
 
-    def _asked(self, _: int) -> bool:
-        if self._framing is not None:
-            self._framing.asked = True
-        return True
-
-    def _answered(self, size: int) -> bool:
-        if self._framing is not None:
-            self._framing.feed(VIEW[:size])
-        if self._farewell is not None:
-            self._take_leave()
-            return not self._done
-        return True
-
-    # --- the end
-    # -------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     def finish(self, farewell: bytes, reason: str, patient: bool, grace: float) -> None:
         """End with `farewell` at the next message boundary (patient: once idle), or without after `grace` seconds."""
-        if self._done or (self._farewell is not None and patient):
+        if self._done or (self.farewell is not None and patient):
             return
-        begun = self._farewell is None
-        self._farewell, self._reason, self._patient = farewell, reason, patient
+        begun = self.farewell is None
+        self.farewell, self._reason, self._patient = farewell, reason, patient
         if begun:
             self._stop_timer()
             self._timer = self._clock.callLater(grace, self._out_of_patience)
-        self._take_leave()
+        self.take_leave()
 
-    def lost(self, transport: Transport, reason: str) -> None:
-        """That side broke while something was being flushed to it."""
-        self._broken(transport, reason)
-
-    def _take_leave(self) -> None:
-        if self._done or self._farewell is None:
-            return
-        framing = self._framing
+    def take_leave(self) -> bool:
+        """Say the farewell if this is the moment for it. Whether the relay has ended."""
+        if self._done or self.farewell is None:
+            return self._done
+        framing = self.framing
         if framing is not None and not framing.boundary:
-            return
+            return False
         if self._patient and not self._quiet(framing):
-            return
-        self._client.write(self._farewell)
+            return False
+        self._client.write(self.farewell)
         self._finish(self._reason)
+        return True
 
     def _quiet(self, framing: Framing | None) -> bool:
         """Idle now, and no byte has moved since this was asked QUIET_SECONDS ago."""
@@ -197,15 +196,15 @@ class Relay:
         if moved == self._mark:
             return True
         self._mark = moved
-        self._clock.callLater(QUIET_SECONDS, self._take_leave)
+        self._clock.callLater(QUIET_SECONDS, self.take_leave)
         return False
 
     def _out_of_patience(self) -> None:
         self._patient = False
-        self._take_leave()
+        self.take_leave()
         self._finish(self._reason)
 
-    def _over(self, pipe: Pipe) -> None:
+    def over(self, pipe: Pipe) -> None:
         """One stream has ended in order: the other direction may finish."""
         if pipe is self._up:
             reason, sink = "the client closed the connection", self._upstream
@@ -225,7 +224,8 @@ class Relay:
         else:
             self._finish(self._reason)
 
-    def _broken(self, transport: Transport, reason: str) -> None:
+    def lost(self, transport: Transport, reason: str) -> None:
+        """That side broke."""
         side = "client" if transport is self._client else "upstream"
         transport.abort()
         self._finish(self._reason or f"the {side}'s connection broke: {reason}")
@@ -239,9 +239,9 @@ class Relay:
         self._client.close()
         self._upstream.close()
         ended, self._ended = self._ended, _nothing
+        ended(reason)
         self._up.release()
         self._down.release()
-        ended(reason)
 
     def cut(self, reason: str) -> None:
         """End now, wherever that is in the stream."""

@@ -10,7 +10,9 @@ probed at import, and `TLSStream` does the same through pyOpenSSL's public metho
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from OpenSSL import SSL
@@ -138,6 +140,7 @@ class TLSStream:
         except SSL.ZeroReturnError:
             raise EndOfStream from None
         except (SSL.Error, OSError) as error:
+            _forget_errors()
             raise BrokenStream(_reason(error)) from None
 
     def write(self, size: int) -> int:
@@ -151,6 +154,7 @@ class TLSStream:
         except (SSL.WantReadError, SSL.WantWriteError):
             pass
         except (SSL.Error, OSError) as error:
+            _forget_errors()
             raise BrokenStream(_reason(error)) from None
         return sent
 
@@ -164,6 +168,7 @@ class TLSStream:
             self.wants_write = True
             return False
         except (SSL.Error, OSError) as error:
+            _forget_errors()
             raise BrokenStream(f"TLS handshake: {_handshake_reason(self.connection, error)}") from None
         return True
 
@@ -173,7 +178,7 @@ class TLSStream:
         except SSL.WantWriteError:
             return False
         except (SSL.Error, OSError):
-            pass  # the peer is gone: the socket's own end has to do
+            _forget_errors()  # the peer is gone: the socket's own end has to do
         return True
 
 
@@ -237,14 +242,21 @@ class RawTLSStream(TLSStream):
         return sent
 
     def _broken(self, error: int) -> BrokenStream:
-        """The error queue belongs to the thread: whatever is left in it would be blamed on the next connection."""
+        """Empties the error queue, see `_forget_errors`."""
         reasons = []
         while code := _lib.ERR_get_error():
             reason = _lib.ERR_reason_error_string(code)
-            reasons.append(_ffi.string(reason).decode("ascii", "replace") if reason != _ffi.NULL else hex(code))
+            # What the system said has no text of OpenSSL's: its errno is in the lower bits (err.h).
+            known = reason != _ffi.NULL
+            reasons.append(_ffi.string(reason).decode("ascii", "replace") if known else os.strerror(code & 0x7FFF_FFFF))
         if reasons:
             return BrokenStream("TLS: " + ", ".join(reasons))
         return BrokenStream("the connection was cut" if error == _lib.SSL_ERROR_SYSCALL else f"TLS error {error}")
+
+
+# pyOpenSSL has no public name for it, and leaves what the system said (EPIPE, ECONNRESET) in OpenSSL's error queue.
+# That belongs to the thread: whatever is in it would be blamed on the next connection, which would be closed for it.
+_forget_errors: Callable[[], object] = getattr(getattr(SSL, "_lib", None), "ERR_clear_error", lambda: None)
 
 
 def _reason(error: Exception) -> str:
@@ -266,9 +278,10 @@ def _handshake_reason(connection: SSL.Connection, error: Exception) -> str:
 def _probe() -> tuple[Any, Any] | None:
     try:
         from cryptography.hazmat.bindings._rust import _openssl  # noqa: PLC0415 - it may be missing
-    except ImportError:
+
+        lib, ffi = _openssl.lib, _openssl.ffi
+    except (ImportError, AttributeError):
         return None
-    lib, ffi = _openssl.lib, _openssl.ffi
     needed = (
         "SSL_read",
         "SSL_write",

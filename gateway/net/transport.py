@@ -76,8 +76,7 @@ class Transport:
         self.connection: SSL.Connection | None = None
         self.stream: Stream = PlainStream(sock)
 
-    # --- interest
-    # ------------------------------------------------------------------------------------------------------
+    # --- interest ---------------------------------------------------------------------------------------------------
 
     def resume(self) -> None:
         """Read from now on."""
@@ -112,8 +111,7 @@ class Transport:
     def on_bug(self) -> None:
         self._lost("a bug in the gateway (see its log)")
 
-    # --- reading
-    # -------------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------------------------
 
     def sniff(self) -> None:
         """Tell the owner the first byte, and leave it on the socket. Reading then goes on."""
@@ -170,8 +168,7 @@ class Transport:
         self.on_readable, self._on_drained = on_read, on_drained
         self.resume()
 
-    # --- TLS
-    # -----------------------------------------------------------------------------------------------------------
+    # --- TLS --------------------------------------------------------------------------------------------------------
 
     def start_tls(self, connect: Callable[[socket.socket], SSL.Connection]) -> None:
         """Go on as TLS on the same socket; the owner hears `secured`, or `lost`."""
@@ -202,8 +199,7 @@ class Transport:
         if not self.closed and self.on_readable == self._receive and self._interest & READ:
             self._receive()
 
-    # --- writing
-    # -------------------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Send now, or as soon as the peer takes it. Unbounded by itself: only for what a session says."""
@@ -250,8 +246,7 @@ class Transport:
         else:
             self._on_drained()
 
-    # --- the end
-    # -------------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------------------------
 
     def end(self) -> None:
         """Half-close: once all is sent, tell the peer that nothing more comes; what it sends is still read."""

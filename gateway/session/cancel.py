@@ -31,27 +31,27 @@ class CancelKeys:
 
     def __init__(self, rate: float) -> None:
         self.rate = Rate(rate)
-        self._targets: dict[int, dict[bytes, CancelTarget]] = {}
+        # Two upstreams may have a backend of the same pid; nearly always there is one.
+        self._targets: dict[int, tuple[tuple[bytes, CancelTarget], ...]] = {}
 
     def issue(self, target: CancelTarget, size: int) -> bytes:
         """A new random key of `size` bytes that stands for the target until `revoke`."""
-        held = self._targets.setdefault(target.pid, {})
+        held = self._targets.get(target.pid, ())
         key = secrets.token_bytes(size)
-        while key in held:
+        while any(key == known for known, _ in held):
             key = secrets.token_bytes(size)
-        held[key] = target
+        self._targets[target.pid] = (*held, (key, target))
         return key
 
     def revoke(self, pid: int, key: bytes) -> None:
-        held = self._targets.get(pid, {})
-        held.pop(key, None)
-        if not held:
-            self._targets.pop(pid, None)
+        held = tuple(entry for entry in self._targets.pop(pid, ()) if entry[0] != key)
+        if held:
+            self._targets[pid] = held
 
     def find(self, pid: int, key: bytes) -> CancelTarget | None:
         """The target of exactly this key. Takes the same time wherever a wrong key differs."""
         found = None
-        for known, target in self._targets.get(pid, {}).items():
+        for known, target in self._targets.get(pid, ()):
             if compare_digest(known, key):
                 found = target
         return found

@@ -79,6 +79,32 @@ class PostgresSession:
     clock: seconds since the epoch.
     """
 
+    __slots__ = (
+        "_access",
+        "_addresses",
+        "_admit",
+        "_allowed",
+        "_buffer",
+        "_cancel_key",
+        "_cancel_packet",
+        "_cancels",
+        "_client",
+        "_clock",
+        "_direct",
+        "_gssenc_refused",
+        "_identity",
+        "_last_answer",
+        "_last_reason",
+        "_link",
+        "_login",
+        "_over_limit",
+        "_parameters",
+        "_state",
+        "_tls",
+        "_version",
+        "facts",
+    )
+
     def __init__(
         self, access: Access, cancels: CancelKeys, admit: Callable[[str], bool], clock: Callable[[], float]
     ) -> None:
@@ -86,8 +112,7 @@ class PostgresSession:
         self._access, self._cancels, self._admit, self._clock = access, cancels, admit, clock
         self._state = State.NEW
         self._client = Address("", 0)
-        self._over_limit = self._direct = False
-        self._refused_encryption: set[type[wire.FirstPacket]] = set()
+        self._over_limit = self._direct = self._gssenc_refused = False
         self._tls: TLSFacts | None = None
         self._buffer = bytearray()
         self._version = wire.PROTOCOL_3_0
@@ -117,7 +142,7 @@ class PostgresSession:
         except Denied as error:
             return self._close(f"authentication failed: {error}", answers.AUTHENTICATION_FAILED)
 
-    # --- ends --------------------------------------------------------------------------------------------------------
+    # --- ends -------------------------------------------------------------------------------------------------------
 
     def _close(self, reason: str, farewell: bytes = b"", patient: bool = False) -> list[Command]:
         """End it. Only a spliced session that is asked for patience goes on, until the driver ends it."""
@@ -152,7 +177,7 @@ class PostgresSession:
     def _idle(self, _: Idle) -> list[Command]:
         return self._close("idle for too long", answers.IDLE_TOO_LONG)
 
-    # --- encryption --------------------------------------------------------------------------------------------------
+    # --- encryption -------------------------------------------------------------------------------------------------
 
     def _opened(self, event: Opened) -> list[Command]:
         self._client, self._over_limit = event.client, event.over_limit
@@ -180,10 +205,10 @@ class PostgresSession:
         if self._buffer:
             # Nothing that arrived in clear may be taken for part of the encrypted session (CVE-2021-23214).
             raise ProtocolError("unencrypted bytes after the encryption request")
-        if type(packet) in self._refused_encryption:
-            raise ProtocolError("the same encryption request twice")
         if isinstance(packet, wire.GSSENCRequest):
-            self._refused_encryption.add(wire.GSSENCRequest)
+            if self._gssenc_refused:
+                raise ProtocolError("the same encryption request twice")
+            self._gssenc_refused = True
             return [Send(Side.CLIENT, wire.REFUSE_ENCRYPTION)]
         self._state = State.HANDSHAKE
         return [Send(Side.CLIENT, wire.ACCEPT_TLS), StartTLS(Side.CLIENT)]
@@ -204,7 +229,7 @@ class PostgresSession:
             return self._close("direct TLS without the ALPN protocol postgresql", answers.NO_ALPN)
         return []
 
-    # --- start-up and password ---------------------------------------------------------------------------------------
+    # --- start-up and password --------------------------------------------------------------------------------------
 
     def _startup(self, event: Data) -> list[Command]:
         packet = self._first_packet(event.data)
@@ -314,7 +339,7 @@ class PostgresSession:
         )
         self._parameters[b"application_name"] = name.strip().encode()[: wire.MAX_NAME]
 
-    # --- the upstream ------------------------------------------------------------------------------------------------
+    # --- the upstream -----------------------------------------------------------------------------------------------
 
     def _next_address(self, failure: str = "", answer: bytes = b"") -> list[Command]:
         """Dial the next address, or tell the client what the last one said."""
@@ -383,8 +408,8 @@ class PostgresSession:
         expires = self._identity.expires if self._access.terminate_on_expiry else None
         self._state, self.facts.decision = State.OPEN, "allowed"
         # Nothing of the login is needed any more; an idle session should cost little.
-        self._login = self._link = self._tls = None
-        self._buffer, self._parameters = bytearray(), {}
+        self._login = self._link = self._tls = self._identity = self._allowed = None
+        self._buffer, self._parameters, self._addresses = bytearray(), {}, []
         return [SetDeadline(None), Send(Side.CLIENT, greeting), Splice(framing, ahead, expires)]
 
     def _cancel_data(self, login: UpstreamLogin) -> bytes:
@@ -407,7 +432,7 @@ class PostgresSession:
     def _lost_upstream(self, event: Lost) -> list[Command]:
         return self._next_address(event.reason, answers.UNREACHABLE)
 
-    # --- cancel ------------------------------------------------------------------------------------------------------
+    # --- cancel -----------------------------------------------------------------------------------------------------
 
     def _cancel(self, request: wire.CancelRequest) -> list[Command]:
         """Manual, "Canceling Requests in Progress": no reply in any case, success or not."""

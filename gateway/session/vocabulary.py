@@ -56,7 +56,7 @@ class Sniffed:
 @dataclass(frozen=True, slots=True)
 class Data:
     side: Side
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ _CODES_WITHOUT_BODY = (_SSL_CODE, _GSSENC_CODE)
 
 _INT = Struct("!i")
 _UINT = Struct("!I")
+_length_at = _UINT.unpack_from
 _TWO_INTS = Struct("!II")
 _HEADER = Struct("!cI")
 
@@ -175,7 +176,7 @@ def read_password(buffer: bytes | bytearray) -> tuple[bytes, int] | None:
     if found is None:
         return None
     message, size = found
-    if message.body.find(b"\0") != len(message.body) - 1:
+    if message.body.count(b"\0") != 1 or message.body[-1:] != b"\0":
         raise ProtocolError("PasswordMessage is not one zero-terminated string")
     return message.body[:-1], size
 
@@ -268,7 +269,10 @@ def sasl_mechanisms(body: bytes) -> list[str]:
     """AuthenticationSASL: a list of Strings, ended by an empty one."""
     if not body.endswith(b"\0\0"):
         raise ProtocolError("AuthenticationSASL without its final zero byte")
-    return [mechanism.decode("ascii", "replace") for mechanism in body[:-2].split(b"\0")]
+    mechanisms = body[:-2].split(b"\0")
+    if b"" in mechanisms:
+        raise ProtocolError("AuthenticationSASL with an empty mechanism")
+    return [mechanism.decode("ascii", "replace") for mechanism in mechanisms]
 
 
 def parse_error_response(body: bytes) -> ErrorResponse:
@@ -298,6 +302,9 @@ def parse_backend_key_data(body: bytes) -> tuple[int, bytes]:
 
 # Every type byte a backend may begin a message with once a session is open ("Message Formats", (B)).
 _BACKEND_TYPES = frozenset(b"123ACDEGHIKNRSTVWZcdnstv")
+_READY_FOR_QUERY = ord("Z")
+# NotificationResponse, NoticeResponse and ParameterStatus come at any time ("Asynchronous Operations").
+_UNASKED = frozenset(b"ANS")
 # Walking a read of many short rows would cost more than encrypting it; see BackendFraming.
 _MAX_WALK = 64
 # CommandComplete and ReadyForQuery as the very last bytes of a read: how a long result ends. The tag is at most
@@ -314,14 +321,13 @@ class BackendFraming:
     follows from there.
     """
 
-    __slots__ = ("_head", "_last", "_lost", "_rest", "asked")
+    __slots__ = ("_head", "_lost", "_rest", "asked")
 
     def __init__(self) -> None:
         self._rest = 0  # bytes still to come of the message begun last
         self._head = b""  # the beginning of a header that a read cut in two
-        self._last = ord("Z")
         self._lost = False
-        self.asked = False  # set by whoever sends for the client: it sent something since the last ReadyForQuery
+        self.asked = False  # also set by whoever sends for the client: something waits for its ReadyForQuery
 
     @property
     def boundary(self) -> bool:
@@ -329,7 +335,7 @@ class BackendFraming:
 
     @property
     def idle(self) -> bool:
-        return self._last == 90 and not self.asked and self.boundary
+        return not self.asked and self.boundary
 
     def feed(self, data: memoryview) -> None:
         """The next bytes that the backend sent, in order."""
@@ -339,12 +345,13 @@ class BackendFraming:
         if self._head:
             data = memoryview(self._head + data)
             self._head = b""
-        at, size = self._rest, len(data)
+        first = at = last = self._rest
+        size = len(data)
         for _ in range(_MAX_WALK):
             if at + 5 > size:
                 break
-            self._last = data[at]
-            at += 1 + _UINT.unpack_from(data, at + 1)[0]
+            last = at
+            at += 1 + _length_at(data, at + 1)[0]
         else:
             if at + 5 <= size:
                 self._lost = True
@@ -355,13 +362,30 @@ class BackendFraming:
             self._rest = 0
         else:
             self._rest = at - size
-        if self._last not in _BACKEND_TYPES:
-            self._lost = True
-        elif self._last == 90 and at == size:
+        if at > first:
+            self._judge(data, first, last)
+
+    def _judge(self, data: memoryview, first: int, last: int) -> None:
+        """What the headers from `first` to `last` say of who waits for whom."""
+        kind = data[last]
+        if kind == _READY_FOR_QUERY:
             self.asked = False
+        elif kind not in _BACKEND_TYPES:
+            self._lost = True
+        elif kind not in _UNASKED:
+            self.asked = True  # the answer to something sent before the last ReadyForQuery (pipelining)
+        elif first < last:
+            self._judge(data, first, self._before(data, first, last))
+
+    def _before(self, data: memoryview, first: int, last: int) -> int:
+        """Where the header before the one at `last` is."""
+        at = first
+        while (following := at + 1 + _length_at(data, at + 1)[0]) < last:
+            at = following
+        return at
 
     def _find_result_end(self, data: memoryview) -> None:
         match = _RESULT_END.search(bytes(data[-_RESULT_END_SIZE:]))
         if match and match[1][0] == 5 + len(match[2]):
-            self._rest, self._head, self._last = 0, b"", ord("Z")
+            self._rest, self._head = 0, b""
             self._lost = self.asked = False

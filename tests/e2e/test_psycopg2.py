@@ -38,7 +38,16 @@ def connection(site: Site) -> Iterator[Connection]:
 
 
 def test_values_come_back_as_they_went(connection: Connection) -> None:
-    sent = (True, 2**62, 0.1, Decimal("-1.50"), "naïve \N{PILE OF POO}", datetime(2031, 2, 28, 1, tzinfo=UTC), [1, 2], None)
+    sent = (
+        True,
+        2**62,
+        0.1,
+        Decimal("-1.50"),
+        "naïve \N{PILE OF POO}",
+        datetime(2031, 2, 28, 1, tzinfo=UTC),
+        [1, 2],
+        None,
+    )
     with connection.cursor() as cursor:
         cursor.execute("SELECT %s, %s, %s::float8, %s, %s, %s, %s, %s", sent)
         assert cursor.fetchone() == sent
@@ -76,7 +85,9 @@ def test_twelve_megabytes_up_and_down(connection: Connection) -> None:
 def test_many_rows_in_few_statements(connection: Connection) -> None:
     with connection.cursor() as cursor:
         cursor.execute("CREATE TEMP TABLE t (n int, words text)")
-        execute_values(cursor, "INSERT INTO t VALUES %s", ((number, "x" * 50) for number in range(20_000)), page_size=5000)
+        execute_values(
+            cursor, "INSERT INTO t VALUES %s", ((number, "x" * 50) for number in range(20_000)), page_size=5000
+        )
         cursor.execute("SELECT count(*), sum(n) FROM t")
         assert cursor.fetchone() == (20_000, 20_000 * 19_999 // 2)
 

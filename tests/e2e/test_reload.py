@@ -41,10 +41,12 @@ def shared_gateway(
 @pytest.fixture
 def gateway(shared_gateway: RunningGateway) -> Iterator[RunningGateway]:
     """As it was at first, after each test."""
-    before = {path: path.read_bytes() for path in shared_gateway.folder.iterdir() if path.suffix in {".crt", ".key"}}
-    before |= {path: path.read_bytes() for path in shared_gateway.folder.iterdir() if path.suffix in {".pub", ".crl"}}
+    kinds = {".crt", ".key", ".pub", ".crl"}
+    before = {path: path.read_bytes() for path in shared_gateway.folder.iterdir() if path.suffix in kinds}
     sections = {section: dict(keys) for section, keys in shared_gateway.sections.items()}
+    key = shared_gateway.key
     yield shared_gateway
+    shared_gateway.key = key
     for path, content in before.items():
         path.write_bytes(content)
     shared_gateway.sections = sections
@@ -53,7 +55,7 @@ def gateway(shared_gateway: RunningGateway) -> Iterator[RunningGateway]:
     shared_gateway.check_at_rest()
 
 
-def connected(gateway: RunningGateway, *certificate: Path) -> "RawClient":
+def connected(gateway: RunningGateway, *certificate: Path) -> RawClient:
     client = RawClient(gateway.port, gateway.root_certificate, certificate=certificate)
     client.start_tls()
     return client
@@ -107,7 +109,7 @@ def test_handshake_that_began_before_the_reload(gateway: RunningGateway) -> None
 
 
 def test_new_jwt_key(gateway: RunningGateway, live: RawClient) -> None:
-    old_token, old_key = gateway.token("alice"), gateway.key
+    old_token = gateway.token("alice")
     gateway.key = Ed25519PrivateKey.generate()
     new_token = gateway.token("alice")
     assert not enters(gateway, new_token)
@@ -116,7 +118,6 @@ def test_new_jwt_key(gateway: RunningGateway, live: RawClient) -> None:
     gateway.reload()
     assert enters(gateway, new_token)
     assert not enters(gateway, old_token)
-    gateway.key = old_key
 
 
 def test_new_rules(gateway: RunningGateway, live: RawClient) -> None:

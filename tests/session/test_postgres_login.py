@@ -65,7 +65,7 @@ def test_user_is_required(start: dict[bytes, bytes]) -> None:
 @pytest.mark.parametrize("bad", [b"a" * 64, b"\xff", b"alice\xc3"])
 @pytest.mark.parametrize("name", [b"user", b"database"])
 def test_names_are_short_and_utf_8(name: bytes, bad: bytes) -> None:
-    talk = Conversation().asked(startup({b"user": b"alice", name: bad}))
+    talk = Conversation().asked(startup({b"user": b"alice", b"database": b"shop", name: bad}))
     assert talk.sqlstate == "08P01"
 
 

@@ -1,0 +1,535 @@
+"""The relay over real sockets: every byte once and in order, bounded memory, and every way to end it."""
+
+from __future__ import annotations
+
+import gc
+import random
+import socket
+import weakref
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.net.poller import Poller
+from gateway.net.relay import LINGER_SECONDS, QUIET_SECONDS, Relay
+from gateway.net.stream import SIZE
+from gateway.net.transport import LINGER_SECONDS as CLOSE_SECONDS
+from gateway.net.transport import Transport
+from gateway.session.vocabulary import Framing
+from gateway.wire.postgres import BackendFraming
+from tests.reactor import ManualReactor
+from tests.wires import Authority, Peer, reset, tcp_pair, unix_pair
+
+READY = b"Z\0\0\0\x05I"
+FATAL = b"E\0\0\0\x09FATAL"
+GRACE = 30.0
+
+
+def row(size: int) -> bytes:
+    return b"D" + (size + 4).to_bytes(4) + b"r" * size
+
+
+class Owner:
+    """What the driver does for a relay's transports."""
+
+    def __init__(self) -> None:
+        self.relay: Relay | None = None
+
+    def sniffed(self, _: Transport, first: bytes) -> None:
+        raise AssertionError
+
+    def received(self, transport: Transport, data: bytes) -> None:
+        raise AssertionError
+
+    def secured(self, transport: Transport) -> None:
+        pass
+
+    def lost(self, transport: Transport, reason: str) -> None:
+        assert self.relay is not None
+        self.relay.lost(transport, reason)
+
+
+class Splice:
+    """client peer ↔ relay ↔ upstream peer. `ended`: each reason that the relay gave."""
+
+    def __init__(
+        self,
+        reactor: ManualReactor,
+        poller: Poller,
+        authority: Authority | None = None,
+        tls: str = "",
+        framing: Framing | None = None,
+        buffer: int = 0,
+        pair: Callable[[int], tuple[socket.socket, socket.socket]] = unix_pair,
+    ) -> None:
+        self.reactor, self.ended = reactor, list[str]()
+        owner = Owner()
+        near, far = pair(buffer)
+        self.client, self.client_side = Peer(far), Transport(poller, reactor, near, owner)
+        near, far = pair(buffer)
+        self.upstream, self.upstream_side = Peer(far), Transport(poller, reactor, near, owner)
+        if "client" in tls:
+            assert authority
+            self.client.secure(authority.as_client(self.client.sock))
+            self.client_side.start_tls(authority.server.connection)
+            reactor.until(lambda: self.client.secured, self.client.step)
+        if "upstream" in tls:
+            assert authority
+            self.upstream.secure(authority.as_server(self.upstream.sock))
+            self.upstream_side.start_tls(authority.as_client)
+            reactor.until(lambda: self.upstream.secured, self.upstream.step)
+        reactor.settle()
+        self.relay = owner.relay = Relay(reactor, self.client_side, self.upstream_side, framing, self.ended.append)
+
+    def start(self, ahead: bytes = b"") -> Splice:
+        self.relay.start(ahead)
+        return self
+
+    def until(self, true: Callable[[], object]) -> None:
+        self.reactor.until(true, self.client.play, self.upstream.play)
+
+    def say(self, data: bytes) -> None:
+        """The upstream says it, and the client hears it."""
+        before = len(self.client.data)
+        self.upstream.write(data)
+        self.until(lambda: len(self.client.data) == before + len(data))
+
+    def ask(self, data: bytes) -> None:
+        before = len(self.upstream.data)
+        self.client.write(data)
+        self.until(lambda: len(self.upstream.data) == before + len(data))
+
+    def both_closed(self) -> bool:
+        return self.client_side.closed and self.upstream_side.closed
+
+
+Make = Callable[..., Splice]
+
+
+@pytest.fixture
+def splice(reactor: ManualReactor, poller: Poller, authority: Authority) -> Iterator[Make]:
+    made: list[Splice] = []
+
+    def make(**how: object) -> Splice:
+        made.append(Splice(reactor, poller, authority, **how))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    # However it ended, after the lingering nothing is left: no socket, no timer, no second word.
+    for one in made:
+        one.client.sock.close()
+        one.upstream.sock.close()
+        one.reactor.settle()
+        for _ in range(5):
+            one.reactor.advance(GRACE)
+            one.reactor.settle()
+        assert one.both_closed()
+        assert len(one.ended) == 1
+    assert reactor.getDelayedCalls() == []
+
+
+TLS = ["", "client", "upstream", "client, upstream"]
+
+# --- bytes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tls", TLS)
+@pytest.mark.parametrize("buffer", [0, 4096])
+def test_both_directions_at_once_byte_for_byte(splice: Make, tls: str, buffer: int):
+    one = splice(tls=tls, buffer=buffer).start(b"ahead")
+    choice = random.Random(tls + str(buffer))
+    down, up = choice.randbytes(700_000), choice.randbytes(500_000)
+    told = asked = 0
+    while told < len(down) or asked < len(up):
+        size = choice.choice([1, 100, 5_000, 17_000, 70_000])
+        one.upstream.write(down[told : told + size])
+        told += size
+        size = choice.choice([1, 100, 5_000, 17_000, 70_000])
+        one.client.write(up[asked : asked + size])
+        asked += size
+        one.reactor.turn()
+        one.client.read(choice.randint(1, 60_000))
+        one.upstream.read(choice.randint(1, 60_000))
+        assert one.client_side.pending <= SIZE
+        assert one.upstream_side.pending <= SIZE
+    one.until(lambda: len(one.client.data) == len(down) and len(one.upstream.data) == len(up) + 5)
+    assert one.client.data == down
+    assert one.upstream.data == b"ahead" + up
+    assert (one.relay.sent, one.relay.received) == (len(up) + 5, len(down))
+    assert one.ended == []
+
+
+@pytest.mark.parametrize("tls", TLS)
+@pytest.mark.parametrize("stalled", ["client", "upstream"])
+def test_who_does_not_read_costs_one_buffer(splice: Make, tls: str, stalled: str):
+    one = splice(tls=tls, buffer=8192).start()
+    reader, writer = (one.client, one.upstream) if stalled == "client" else (one.upstream, one.client)
+    side = one.client_side if stalled == "client" else one.upstream_side
+    data = random.Random(tls).randbytes(2_000_000)
+    writer.write(data)
+    for _ in range(50):
+        writer.step()
+        one.reactor.settle()  # which would fail if it span
+        assert side.pending <= SIZE
+    assert side.pending
+    assert len(writer.outbox) > 1_500_000
+    # The other direction goes on meanwhile.
+    reader.outbox += b"still here"
+    one.reactor.until(lambda: writer.data, reader.step, writer.read)
+    assert writer.data == b"still here"
+    one.until(lambda: len(reader.data) == len(data))
+    assert reader.data == data
+
+
+def test_what_the_client_sent_ahead_waits_for_a_stalled_upstream(splice: Make):
+    one = splice(buffer=4096)
+    ahead = random.Random(7).randbytes(60_000)
+    one.client.write(b"after")
+    one.start(ahead)
+    assert one.upstream_side.pending <= 2 * SIZE
+    one.until(lambda: len(one.upstream.data) == len(ahead) + 5)
+    assert one.upstream.data == ahead + b"after"
+
+
+@pytest.mark.parametrize("tls", TLS)
+def test_what_came_before_the_splice_is_not_forgotten(splice: Make, tls: str):
+    one = splice(tls=tls)
+    one.client_side.pause()
+    one.upstream_side.pause()
+    one.upstream.write(b"u" * 20_000)
+    one.client.write(b"c" * 20_000)
+    one.start()
+    one.until(lambda: len(one.client.data) == len(one.upstream.data) == 20_000)
+
+
+# --- ends of streams -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tls", TLS)
+@pytest.mark.parametrize("size", [0, 10, 5_000, 300_000])
+def test_the_client_ends_and_still_gets_its_answer(splice: Make, tls: str, size: int):
+    one = splice(tls=tls).start()
+    one.client.write(b"q" * size)
+    one.until(lambda: not one.client.outbox)
+    one.client.finish()
+    one.until(lambda: one.upstream.end)
+    assert one.upstream.end == "eof"
+    assert len(one.upstream.data) == size
+    one.upstream.write(b"last words" * 30_000)
+    one.until(lambda: not one.upstream.outbox)
+    assert one.ended == []
+    one.upstream.finish()
+    one.until(lambda: one.client.end)
+    assert one.client.end == "eof"
+    assert one.client.data == b"last words" * 30_000
+    assert one.ended == ["the client closed the connection"]
+
+
+@pytest.mark.parametrize("tls", TLS)
+def test_a_hang_up_behind_a_slow_client_loses_no_row(splice: Make, tls: str):
+    """The upstream says much and leaves, while nobody reads: all of it is still delivered, and then the end."""
+    one = splice(tls=tls, buffer=8192).start()
+    data = random.Random(tls).randbytes(1_000_000)
+    one.upstream.write(data)
+    while one.upstream.outbox:
+        one.upstream.step()
+        one.reactor.settle()
+        one.client.read(3_000)
+    one.upstream.finish()
+    one.upstream.sock.close()
+    for _ in range(5):
+        one.reactor.settle()
+        assert one.client_side.pending <= SIZE
+    assert one.ended == []
+    one.until(lambda: one.client.end)
+    assert one.client.end == "eof"
+    assert one.client.data == data
+    one.client.sock.close()
+    one.reactor.until(lambda: one.ended)
+    assert one.ended == ["the upstream closed the connection"]
+    assert one.relay.received == len(data)
+
+
+def test_a_slow_client_that_reads_is_waited_for(splice: Make):
+    """After the upstream's end, for as long as it takes; a client that stops reading is not."""
+    one = splice(buffer=4096).start()
+    one.upstream.write(b"r" * 60_000)
+    while one.upstream.outbox:
+        one.upstream.step()
+        one.reactor.settle()
+        one.client.read(1_000)
+    one.upstream.sock.close()
+    while one.client_side.pending:
+        one.client.read(2_000)
+        one.reactor.settle()
+        one.reactor.advance(LINGER_SECONDS / 2)
+        assert one.ended == []
+    one.client.read()
+    assert one.client.data == b"r" * 60_000
+
+
+@pytest.mark.parametrize("first", ["client", "upstream"])
+def test_the_other_side_has_so_long_to_end_too(splice: Make, first: str):
+    one = splice().start()
+    (one.client if first == "client" else one.upstream).finish()
+    one.reactor.settle()
+    one.reactor.advance(LINGER_SECONDS - 0.1)
+    assert one.ended == []
+    one.reactor.advance(0.2)
+    assert one.ended == [f"the {first} closed the connection"]
+    one.reactor.advance(CLOSE_SECONDS)
+    assert one.both_closed()
+
+
+def test_a_reset_of_the_client_ends_the_upstream(splice: Make):
+    one = splice(pair=tcp_pair).start()
+    reset(one.client.sock)
+    one.reactor.until(lambda: one.ended)
+    assert one.ended == ["the client's connection broke: Connection reset by peer"]
+    one.reactor.until(lambda: one.upstream.end, one.upstream.play)
+
+
+@pytest.mark.parametrize("tls", ["upstream", "client, upstream"])
+def test_an_upstream_that_is_cut_leaves_its_rows(splice: Make, tls: str):
+    """Truncation is not an end in order, and the audit says so; what came before it is delivered."""
+    one = splice(tls=tls).start()
+    one.upstream.write(b"r" * 50_000)
+    one.upstream.sock.close()
+    one.until(lambda: one.client.end)
+    assert one.client.data == b"r" * 50_000
+    assert one.ended[0].startswith("the upstream's connection broke: ")
+
+
+def test_the_upstream_breaks_while_it_is_written_to(splice: Make):
+    one = splice(buffer=4096).start()
+    one.client.write(b"q" * 100_000)
+    one.reactor.settle()
+    assert one.upstream_side.pending
+    one.upstream.sock.close()
+    one.reactor.until(lambda: one.ended, one.client.step)
+    assert one.ended[0].startswith("the upstream's connection broke: ")
+
+
+def test_a_side_that_was_gone_before_the_start(splice: Make):
+    one = splice()
+    one.client_side.abort()
+    one.relay.lost(one.client_side, "it was gone")
+    assert one.ended == ["the client's connection broke: it was gone"]
+
+
+def test_the_upstream_breaks_at_what_was_sent_ahead(splice: Make):
+    one = splice()
+    one.upstream.sock.close()
+    one.start(b"ahead")
+    one.reactor.settle()
+    assert one.ended[0].startswith("the upstream's connection broke: ")
+
+
+# --- farewells -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def busy(splice: Make) -> Splice:
+    """A session that has been asked something and has not answered."""
+    one = splice(framing=BackendFraming()).start()
+    one.say(READY)
+    one.ask(b"Q")
+    return one
+
+
+@pytest.fixture
+def idle(splice: Make) -> Splice:
+    one = splice(framing=BackendFraming()).start()
+    one.say(READY)
+    return one
+
+
+def test_a_farewell_at_a_boundary_is_said_at_once(busy: Splice):
+    busy.say(row(10))
+    busy.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
+    busy.until(lambda: busy.client.end)
+    assert busy.client.data == READY + row(10) + FATAL
+    assert busy.client.end == "eof"
+    assert busy.ended == ["expired"]
+
+
+@pytest.mark.parametrize("cut", [1, 4, 5, 500, 1004])
+def test_a_farewell_is_never_put_inside_a_message(busy: Splice, cut: int):
+    """Every byte of the row comes before it, wherever the row was when it was due."""
+    message = row(1_000)
+    busy.say(message[:cut])
+    busy.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
+    busy.reactor.settle()
+    assert busy.ended == []
+    busy.upstream.write(message[cut:] + row(20))
+    busy.until(lambda: busy.client.end)
+    assert busy.client.data == READY + message + row(20) + FATAL
+    assert busy.ended == ["expired"]
+
+
+def test_no_farewell_at_all_rather_than_inside_a_message(busy: Splice):
+    busy.say(row(1_000)[:500])
+    busy.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
+    busy.reactor.advance(GRACE - 0.1)
+    assert busy.ended == []
+    busy.reactor.advance(0.2)
+    assert busy.ended == ["expired"]
+    busy.until(lambda: busy.client.end)
+    assert FATAL not in busy.client.data
+
+
+def test_the_patient_wait_for_the_answer(busy: Splice):
+    busy.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    busy.say(row(10))
+    busy.reactor.advance(GRACE / 2)
+    assert busy.ended == []
+    busy.say(b"C\0\0\0\x0dSELECT 1\0" + READY)
+    assert busy.ended == []
+    busy.reactor.advance(QUIET_SECONDS)
+    busy.until(lambda: busy.client.end)
+    assert busy.client.data.endswith(READY + FATAL)
+    assert busy.ended == ["shutdown"]
+
+
+def test_the_patient_also_wait_for_quiet(idle: Splice):
+    """A pipelining client's next request may be on its way while the upstream looks idle."""
+    idle.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    idle.reactor.advance(QUIET_SECONDS / 2)
+    assert idle.ended == []
+    idle.ask(b"Q")
+    idle.reactor.advance(QUIET_SECONDS * 3)
+    assert idle.ended == []
+    idle.say(READY)
+    idle.reactor.advance(QUIET_SECONDS)
+    assert idle.ended == ["shutdown"]
+
+
+def test_patience_ends_after_the_grace(busy: Splice):
+    busy.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    busy.reactor.advance(GRACE - 0.1)
+    assert busy.ended == []
+    busy.reactor.advance(0.2)
+    assert busy.ended == ["shutdown"]
+    busy.until(lambda: busy.client.end)
+    assert busy.client.data == READY + FATAL
+
+
+def test_what_is_urgent_overtakes_patience_and_gets_no_more_time(busy: Splice):
+    busy.say(row(1_000)[:500])
+    busy.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    busy.reactor.advance(GRACE - 1)
+    busy.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
+    busy.relay.finish(FATAL, "shutdown again", patient=True, grace=GRACE)
+    busy.reactor.advance(1)
+    assert busy.ended == ["expired"]
+
+
+def test_a_farewell_to_a_client_that_does_not_read_is_bounded(splice: Make):
+    one = splice(framing=BackendFraming(), buffer=4096).start()
+    one.upstream.write(row(500_000))
+    one.reactor.settle()
+    assert one.client_side.pending
+    one.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
+    one.reactor.advance(GRACE)
+    assert one.ended == ["expired"]
+    one.reactor.advance(CLOSE_SECONDS)
+    assert one.both_closed()
+
+
+def test_without_framing_the_patient_wait_for_quiet(splice: Make):
+    one = splice().start()
+    one.relay.finish(b"", "shutdown", patient=True, grace=GRACE)
+    assert one.ended == []
+    one.reactor.advance(QUIET_SECONDS)
+    assert one.ended == ["shutdown"]
+
+
+def test_the_client_leaves_while_a_farewell_is_due(busy: Splice):
+    busy.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    busy.client.sock.close()
+    busy.until(lambda: busy.upstream.end)
+    busy.upstream.finish()
+    busy.reactor.until(lambda: busy.ended)
+    assert busy.ended == ["shutdown"]
+    busy.relay.finish(FATAL, "again", patient=False, grace=GRACE)
+
+
+def test_cut_ends_it_wherever_it_is(busy: Splice):
+    busy.say(row(1_000)[:500])
+    busy.relay.cut("a bug")
+    busy.relay.cut("another")
+    assert busy.ended == ["a bug"]
+    busy.until(lambda: busy.client.end and busy.upstream.end)
+
+
+# --- every interleaving --------------------------------------------------------------------------------------------
+
+STEPS: dict[str, Callable[[Splice], object]] = {
+    "client asks": lambda one: one.client.write(b"Q" * 3_000),
+    "upstream says": lambda one: one.upstream.write(row(3_000)),
+    "upstream says half": lambda one: one.upstream.write(row(9_000)[:5_000]),
+    "upstream is ready": lambda one: one.upstream.write(READY),
+    "client reads": lambda one: one.client.read(),
+    "upstream reads": lambda one: one.upstream.read(),
+    "client ends": lambda one: one.client.sock.shutdown(socket.SHUT_WR),
+    "upstream ends": lambda one: one.upstream.sock.shutdown(socket.SHUT_WR),
+    "client leaves": lambda one: one.client.sock.shutdown(socket.SHUT_RDWR),
+    "upstream leaves": lambda one: one.upstream.sock.shutdown(socket.SHUT_RDWR),
+    "patient": lambda one: one.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE),
+    "urgent": lambda one: one.relay.finish(FATAL, "expired", patient=False, grace=GRACE),
+    "turn": lambda one: one.reactor.settle(),
+    "time": lambda one: one.reactor.advance(LINGER_SECONDS / 3),
+    "client breaks": lambda one: one.client_side._lost("broken"),
+    "upstream breaks": lambda one: one.upstream_side._lost("broken"),
+}
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.sampled_from(sorted(STEPS)), max_size=25), narrow=st.booleans())
+def test_it_ends_exactly_once_whatever_happens(steps: list[str], narrow: bool):
+    reactor = ManualReactor()
+    poller = Poller(reactor)
+    one = Splice(reactor, poller, framing=BackendFraming(), buffer=4096 if narrow else 0).start()
+    for step in steps:
+        try:
+            STEPS[step](one)
+        except OSError:
+            continue  # it had left before
+        assert len(one.ended) <= 1
+        assert one.client_side.pending <= SIZE + len(FATAL)
+        assert one.upstream_side.pending <= SIZE
+    one.client.sock.close()
+    one.upstream.sock.close()
+    for _ in range(5):
+        reactor.settle()
+        reactor.advance(GRACE)
+    assert len(one.ended) == 1
+    assert one.both_closed()
+    assert reactor.getDelayedCalls() == []
+    assert (one.relay.sent >= len(one.upstream.data)) and (one.relay.received >= len(one.client.data) - len(FATAL))
+    poller.close()
+
+
+def test_an_ended_relay_is_freed_at_once(reactor: ManualReactor, poller: Poller):
+    class Noted(BackendFraming):
+        """The relay itself has no room for a weak reference."""
+
+    gc.collect()
+    gc.disable()
+    try:
+        one = Splice(reactor, poller, framing=Noted()).start()
+        framing = weakref.ref(one.relay.framing)  # type: ignore[arg-type]
+        one.client.finish()
+        one.upstream.finish()
+        reactor.settle()
+        one.client.sock.close()
+        one.upstream.sock.close()
+        reactor.settle()
+        assert one.ended
+        assert one.both_closed()
+        del one
+        assert framing() is None
+    finally:
+        gc.enable()
