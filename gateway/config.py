@@ -279,12 +279,12 @@ class _Reading:
             return TLSMode.DISABLE
         elif any(sockets) and mode is not TLSMode.DISABLE:
             self.problems.add(section, "tls", "a Unix socket has no TLS: say disable, or nothing")
-        elif mode is TLSMode.REQUIRE:
+        elif mode is TLSMode.REQUIRE and not self.given(section, "root_certificate"):
             self.warnings.append(f"[{section}] tls = require encrypts, but whoever answers is taken for the upstream")
         elif mode is TLSMode.DISABLE and sockets:
             self.warnings.append(f"[{section}] tls = disable: queries and results cross the network in clear text")
-        if mode in (TLSMode.DISABLE, TLSMode.REQUIRE) and self.given(section, "root_certificate"):
-            self.warnings.append(f"[{section}] root_certificate is not used with tls = {mode.value}")
+        if mode is TLSMode.DISABLE and self.given(section, "root_certificate"):
+            self.warnings.append(f"[{section}] root_certificate is not used with tls = disable")
         return mode
 
     def _logins(self) -> list[tuple[str, Login]]:

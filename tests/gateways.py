@@ -99,7 +99,7 @@ class RunningGateway:
             defaults[section] = {**defaults.get(section, {}), **keys}
         return cls(folder, defaults, port, key, ca, environ)
 
-    # --- life ----------------------------------------------------------------------------------------------------------
+    # --- life ---------------------------------------------------------------------------------------------------------
 
     def write_ini(self) -> Path:
         path = self.folder / "gw.ini"
@@ -164,7 +164,7 @@ class RunningGateway:
         self.write_ini()
         self.reload()
 
-    # --- what tests ask ------------------------------------------------------------------------------------------------
+    # --- what tests ask -----------------------------------------------------------------------------------------------
 
     @property
     def log(self) -> Path:
@@ -205,7 +205,8 @@ class RunningGateway:
 
     def audit(self, event: str = "close") -> list[dict[str, Any]]:
         path = self.folder / "audit.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        # What stands after the last line feed is being written just now.
+        lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
         return [entry for entry in map(json.loads, lines) if entry["event"] == event]
 
     def end_of(self, client: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import ssl
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
@@ -96,7 +96,7 @@ class RawClient:
         self._server_name = server_name
         self.context = ssl.create_default_context(cafile=trust) if trust else ssl._create_unverified_context()
         if certificate:
-            self.context.load_cert_chain(*certificate)
+            self.context.load_cert_chain(certificate[0], certificate[1])
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
         self._buffer = bytearray()
@@ -116,7 +116,7 @@ class RawClient:
     def close(self) -> None:
         self.socket.close()
 
-    # --- bytes ---------------------------------------------------------------------------------------------------------
+    # --- bytes --------------------------------------------------------------------------------------------------------
 
     def send_raw(self, data: bytes) -> None:
         """As it is, whether there is TLS or not."""
@@ -152,7 +152,7 @@ class RawClient:
                 return data
             self._incoming.write(data)
 
-    # --- steps of a login ----------------------------------------------------------------------------------------------
+    # --- steps of a login ---------------------------------------------------------------------------------------------
 
     def start_tls(self, ask: bytes = SSL_REQUEST) -> None:
         if ask:
@@ -165,10 +165,8 @@ class RawClient:
         self._tls = self.context.wrap_bio(
             self._incoming, self._outgoing, server_hostname=server_name or self._server_name
         )
-        try:
+        with suppress(ssl.SSLWantReadError):
             self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
         return self._outgoing.read()
 
     def handshake(self) -> None:
@@ -188,6 +186,10 @@ class RawClient:
                 self.send_raw(self._outgoing.read())
                 return
 
+    @property
+    def tls_version(self) -> str | None:
+        return self._tls.version() if self._tls else None
+
     def peer_certificate(self) -> bytes:
         assert self._tls is not None
         der = self._tls.getpeercert(binary_form=True)
@@ -203,7 +205,9 @@ class RawClient:
     def send_password(self, token: str | bytes) -> None:
         self.send(password(token))
 
-    def log_in(self, user: str, token: str | bytes, database: str = "postgres", **more: str) -> dict[bytes, list[bytes]]:
+    def log_in(
+        self, user: str, token: str | bytes, database: str = "postgres", **more: str
+    ) -> dict[bytes, list[bytes]]:
         """Up to ReadyForQuery; what came until then, by the type of message."""
         self.send_login(user, token, database, **more)
         found: dict[bytes, list[bytes]] = {}
@@ -218,7 +222,7 @@ class RawClient:
         (body,) = found[b"K"]
         return struct.unpack_from("!i", body)[0], body[4:]
 
-    # --- messages ------------------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------------
 
     def read(self) -> Message | None:
         """The next message; None at the end of the stream, which must not cut one."""

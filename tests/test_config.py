@@ -190,9 +190,15 @@ def test_the_seeds_spellings_of_tls_modes_and_a_warning(read: Reader, text: str,
 
 
 def test_a_root_certificate_that_verifies_nothing_is_told(read: Reader) -> None:
+    config, problems = read(COMPLETE.replace("db.example", "db.example\ntls = disable\nroot_certificate = ca.crt"))
+    assert problems == []
+    assert config.warnings[1:] == ("[upstream:main] root_certificate is not used with tls = disable",)
+
+
+def test_require_with_a_root_certificate_verifies_and_is_not_warned_of(read: Reader) -> None:
     config, problems = read(COMPLETE.replace("db.example", "db.example\ntls = require\nroot_certificate = ca.crt"))
     assert problems == []
-    assert config.warnings[1:] == ("[upstream:main] root_certificate is not used with tls = require",)
+    assert config.warnings == ()
 
 
 def test_whole_lines_are_comments_and_the_ends_of_lines_are_not(read: Reader) -> None:

@@ -47,8 +47,7 @@ def test_nothing_is_kept_of_who_has_gone_or_was_refused() -> None:
     count.free("bob")
     none = Count(0)
     none.take("carol")
-    assert count == Count(1)
-    assert none == Count(0)
+    assert len(count._held) == len(none._held) == 0
 
 
 @given(st.integers(1, 3), st.lists(st.tuples(st.booleans(), st.sampled_from("abc"))))
@@ -105,9 +104,10 @@ def test_memory_is_bounded_and_the_stalest_goes_first(monkeypatch: pytest.Monkey
     rate = Rate(1)
     for key in "abc":
         assert rate.allow(key, 0)
+    assert not rate.allow("c", 0)  # pushes nobody out: it was there
     assert not rate.allow("a", 0)  # now the freshest
-    for key in "de":  # push b and c out
-        assert rate.allow(key, 0)
+    assert rate.allow("d", 0)  # pushes b out
+    assert rate.allow("e", 0)  # and c
     assert not rate.allow("a", 0)
     assert rate.allow("b", 0)
     assert len(rate._buckets) == 3

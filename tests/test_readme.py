@@ -10,7 +10,9 @@ import pytest
 from gateway.schema import LISTENER_TLS, NAMED, SINGLE
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-SECTIONS = {f"[{name}]": keys for name, keys in SINGLE.items()} | {f"[{name}:NAME]": keys for name, keys in NAMED.items()}
+SECTIONS = {f"[{name}]": keys for name, keys in SINGLE.items()} | {
+    f"[{name}:NAME]": keys for name, keys in NAMED.items()
+}
 
 
 def documented() -> dict[tuple[str, str], str]:

@@ -28,9 +28,7 @@ class Authority:
         self.ca = ca or make_ca()
         root = write_pem(folder / "ca.crt", self.ca.certificate)
         pair = (server or issue(self.ca, HOST, sans=[HOST, "127.0.0.1"])).write(folder, "server")
-        self.upstream = Upstream(
-            "main", (Address(HOST, 5432),), ClientTLS(TLSMode.VERIFY_FULL, root_certificate=root)
-        )
+        self.upstream = Upstream("main", (Address(HOST, 5432),), ClientTLS(TLSMode.VERIFY_FULL, root_certificate=root))
         problems = Problems()
         self.certificates = Certificates.build(
             {SECTION: (ServerTLS(*pair), (b"postgresql",))}, {"upstream:main": self.upstream}, problems

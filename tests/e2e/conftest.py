@@ -1,4 +1,4 @@
-"""Fixtures for real clients: one gateway for each module and upstream, and a check after each test that nothing is left."""
+"""Fixtures for real clients: one gateway for each module and upstream, and after each test a look at what is left."""
 
 from __future__ import annotations
 

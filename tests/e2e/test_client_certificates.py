@@ -1,4 +1,4 @@
-"""Client certificates at the real thing: none, optional, required; revoked, foreign, expired; and tokens bound to one."""
+"""Client certificates: none, optional, required; revoked, foreign, expired; and tokens that are bound to one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import hashlib
 import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.gateways import RunningGateway, behind, free_port
+from tests.gateways import RunningGateway, behind
 from tests.pki import SERVER, Issued, issue, make_ca, make_crl, write_pem
 from tests.raw_client import RawClient
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, free_port
 
 PASSWORD = "a secret of the server"
 
@@ -87,7 +88,7 @@ def files(gateway: RunningGateway, name: str) -> Files:
     return [gateway.folder / f"{name}.crt", gateway.folder / f"{name}.key"]
 
 
-def enters(gateway: RunningGateway, port: int, certificate: Files = (), **claims: object) -> bool:
+def enters(gateway: RunningGateway, port: int, certificate: Files = (), **claims: Any) -> bool:
     """With a good token; not: told that authentication failed."""
     with RawClient.connected(port, gateway.root_certificate, certificate=certificate) as client:
         client.send_login("alice", gateway.token("alice", **claims))
@@ -134,9 +135,7 @@ def test_none(gateway: RunningGateway, ports: dict[str, int]) -> None:
 
 
 @VERSIONS
-def test_none_where_one_is_required(
-    gateway: RunningGateway, ports: dict[str, int], version: ssl.TLSVersion
-) -> None:
+def test_none_where_one_is_required(gateway: RunningGateway, ports: dict[str, int], version: ssl.TLSVersion) -> None:
     check_handshake_refused(gateway, ports["required"], (), "peer did not return a certificate", version)
 
 
@@ -152,16 +151,14 @@ def test_none_where_one_is_required(
         ("for-servers", "unsuitable certificate purpose"),
     ],
 )
-def test_bad_ones(  # noqa: PLR0913 - a matrix
+def test_bad_ones(
     gateway: RunningGateway, ports: dict[str, int], kind: str, certificate: str, reason: str, version: ssl.TLSVersion
 ) -> None:
     check_handshake_refused(gateway, ports[kind], files(gateway, certificate), reason, version)
 
 
 def test_a_certificate_is_no_token(gateway: RunningGateway, ports: dict[str, int]) -> None:
-    with RawClient.connected(
-        ports["required"], gateway.root_certificate, certificate=files(gateway, "good")
-    ) as client:
+    with RawClient.connected(ports["required"], gateway.root_certificate, certificate=files(gateway, "good")) as client:
         client.send_login("alice", "")
         assert client.refusal()["C"] == "28P01"
 

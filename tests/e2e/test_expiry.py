@@ -1,16 +1,19 @@
-"""A session ends when its token does: with a FATAL between two messages, read by a strict reader of the whole stream."""
+"""A session ends when its token does: with a FATAL between two messages, as a strict reader of all the bytes sees."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tests.gateways import RunningGateway, behind, free_port
-from tests.raw_client import RawClient, error_fields, query
-from tests.servers import PostgresServer
+from tests.fake_upstream import Caller, FakeUpstream
+from tests.gateways import RunningGateway, Sections, behind
+from tests.raw_client import RawClient, error_fields, message, query
+from tests.servers import PostgresServer, free_port
 
 PASSWORD = "a secret of the server"
 GRACE = 1
@@ -37,7 +40,7 @@ def keeping_port() -> int:
 def shared_gateway(
     server: PostgresServer, keeping_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
-    sections = {
+    sections: Sections = {
         "gateway": {"shutdown_grace": GRACE},
         "upstream:main": behind(server, password=PASSWORD),
         "postgres:keep": {"listen": f"127.0.0.1:{keeping_port}", "rules": "\nallow all all all", "on_expiry": "keep"},
@@ -99,15 +102,85 @@ def test_session_in_the_middle_of_a_large_result(gateway: RunningGateway, size: 
 
 def test_short_rows(gateway: RunningGateway) -> None:
     """Of a result of very many the boundaries are not followed: the farewell comes after it, when it ends in time."""
-    count = 300_000
+    rows = 300_000
     with RawClient.connected(gateway.port, gateway.root_certificate) as client:
         client.log_in("alice", gateway.token("alice", 1))
-        client.send(query(f"SELECT n FROM generate_series(1, {count}) n, pg_sleep(0.7)"))
+        client.send(query(f"SELECT n FROM generate_series(1, {rows}) n, pg_sleep(0.7)"))
         kinds = [kind for kind, _ in client.messages()]
         assert kinds[:1] == [b"T"]
-        assert kinds.count(b"D") == count
+        assert kinds.count(b"D") == rows
         assert kinds[-3:] == [b"C", b"Z", b"E"]
         check_expired(gateway, client)
+
+
+def let_in(caller: Caller) -> bytes:
+    """Without a question; the first query."""
+    caller.read()
+    caller.send(message(b"R", bytes(4)) + message(b"S", b"is_superuser\0off\0") + message(b"Z", b"I"))
+    return caller.read()
+
+
+@contextmanager
+def before(folder: Path, talk: Callable[[Caller], None]) -> Iterator[RunningGateway]:
+    """A gateway before an upstream of that kind."""
+    with FakeUpstream.running(talk) as upstream:
+        sections: Sections = {
+            "gateway": {"shutdown_grace": GRACE},
+            "upstream:main": {"hosts": f"127.0.0.1:{upstream.port}", "tls": "disable"},
+        }
+        with RunningGateway.running(folder, sections) as gateway:
+            yield gateway
+            gateway.check_at_rest()
+
+
+def test_reads_that_never_end_with_a_message(tmp_path: Path) -> None:
+    """A server sends 8 KiB at a time, wherever in a message that ends; the boundary is then inside what is read."""
+
+    def talk(caller: Caller) -> None:
+        let_in(caller)
+        row = message(b"D", b"\0\1\0\0\x0f\xa0" + b"x" * 4000)
+        for number in count():
+            at = number * 8000 % len(row)
+            caller.send((row * 3)[at : at + 8000])
+            time.sleep(0.01)
+
+    with (
+        before(tmp_path, talk) as gateway,
+        RawClient.connected(gateway.port, gateway.root_certificate) as client,
+    ):
+        client.log_in("alice", gateway.token("alice", 1))
+        client.send(query("SELECT"))
+        kind, body = list(client.messages())[-1]
+        assert kind == b"E"
+        assert error_fields(body)["C"] == "57P01"
+
+
+LONG = b"".join(message(b"D", b"\0\1\0\0\0\1x") for _ in range(2000))
+END = message(b"C", b"SELECT 2000\0") + message(b"Z", b"I")
+
+
+def test_short_rows_whose_end_comes_in_two_parts(tmp_path: Path) -> None:
+    """Wherever it is cut."""
+
+    def talk(caller: Caller) -> None:
+        cut = int(let_in(caller)[5:-1])
+        caller.send(LONG + END[:cut])
+        time.sleep(0.3)
+        caller.send(END[cut:])
+        caller.wait()
+
+    with before(tmp_path, talk) as gateway, ExitStack() as stack:
+        cuts = (1, 5, 9, len(END) - 6, len(END) - 1)
+        clients = {cut: RawClient(gateway.port, gateway.root_certificate) for cut in cuts}
+        for cut, client in clients.items():
+            stack.enter_context(closing(client))
+            client.start_tls()
+            client.log_in("alice", gateway.token("alice", 2))
+            client.send(query(str(cut)))
+        for client in clients.values():
+            assert [kind for kind, _ in client.until(b"Z")][-3:] == [b"D", b"C", b"Z"]
+        left_without_a_word = [cut for cut, client in clients.items() if client.read() is None]
+        assert not left_without_a_word
 
 
 def test_endless_short_rows(gateway: RunningGateway) -> None:
@@ -158,7 +231,7 @@ def test_token_that_expires_during_the_login(gateway: RunningGateway) -> None:
 
 
 def test_idle_timeout(server: PostgresServer, tmp_path: Path) -> None:
-    sections = {"upstream:main": behind(server, password=PASSWORD), "limits": {"idle_timeout": 1}}
+    sections: Sections = {"upstream:main": behind(server, password=PASSWORD), "limits": {"idle_timeout": 1}}
     with RunningGateway.running(tmp_path, sections) as gateway:
         with (
             RawClient.connected(gateway.port, gateway.root_certificate) as idle,

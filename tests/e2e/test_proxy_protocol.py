@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from ipaddress import ip_address
 
 import pytest
 
-from tests.gateways import RunningGateway, behind
+from tests.gateways import RunningGateway, Sections, behind
 from tests.raw_client import SSL_REQUEST, RawClient
 from tests.servers import PostgresServer
 
 PASSWORD = "a secret of the server"
 BALANCER = "127.99.0.1"
 SOMEBODY = "127.98.0.1"
+Header = Callable[[str, int], bytes]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def shared_gateway(
     embedded_postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
     embedded_postgres.make_role("alice", PASSWORD)
-    sections = {
+    sections: Sections = {
         "upstream:main": behind(embedded_postgres, password=PASSWORD),
         "limits": {"handshake_timeout": 3, "max_connections_per_address": 3},
         "postgres:main": {
@@ -67,7 +68,7 @@ def enter(gateway: RunningGateway, header: bytes, client_name: str, *, slowly: b
 @pytest.mark.parametrize("slowly", [False, True], ids=["at once", "byte by byte"])
 @pytest.mark.parametrize("header", [text, binary])
 @pytest.mark.parametrize("source", ["203.0.113.7", "2001:db8::7"])
-def test_address_in_audit_and_rules(gateway: RunningGateway, header, source: str, slowly: bool) -> None:  # type: ignore[no-untyped-def]
+def test_address_in_audit_and_rules(gateway: RunningGateway, header: Header, source: str, slowly: bool) -> None:
     port = 1000 + len(gateway.audit())
     name = f"[{source}]:{port}" if ":" in source else f"{source}:{port}"
     enter(gateway, header(source, port), name, slowly=slowly)
@@ -83,7 +84,7 @@ def test_header_and_request_in_one_packet(gateway: RunningGateway) -> None:
 
 
 @pytest.mark.parametrize("header", [text, binary])
-def test_rules_hold_for_the_address_that_it_tells(gateway: RunningGateway, header) -> None:  # type: ignore[no-untyped-def]
+def test_rules_hold_for_the_address_that_it_tells(gateway: RunningGateway, header: Header) -> None:
     port = 3000 + len(gateway.audit())
     with closing(RawClient(gateway.port, gateway.root_certificate, address=BALANCER)) as client:
         client.send_raw(header("198.51.100.1", port))

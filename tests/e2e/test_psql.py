@@ -17,6 +17,14 @@ from tests.e2e.clients import Program, Site, copy_rows
 from tests.gateways import PATIENCE
 from tests.pki import make_ca, write_pem
 
+pytestmark = pytest.mark.parametrize(
+    ("shared_site", "programs"),
+    [("embedded_postgres", "18"), ("debian_postgres", "debian")],
+    indirect=True,
+    scope="module",
+    ids=["18", "debian"],
+)
+
 # Nothing from anybody's ~/.psqlrc, bare values, and the first error is the end.
 PLAIN = ("-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1")
 

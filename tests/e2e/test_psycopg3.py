@@ -285,7 +285,7 @@ def sleep_and_cancel(site: Site, connection: psycopg.Connection, cancel: str) ->
 @pytest.mark.parametrize("version", ["3.0", "3.2"])
 def test_cancel(site: Site, cancel: str, version: str) -> None:
     limits = {"min_protocol_version": version, "max_protocol_version": version}
-    with psycopg.connect(**site.dsn, **limits, autocommit=True) as connection:
+    with psycopg.connect(**site.dsn | limits, autocommit=True) as connection:
         sleep_and_cancel(site, connection, cancel)
     wait_until(lambda: any(one["reason"] == "cancel: passed on" for one in site.gateway.audit()), "it is audited")
 
@@ -349,7 +349,7 @@ def key_length(conninfo: dict[str, Any], trace: Path) -> int:
 @pytest.mark.parametrize(("version", "length"), [("3.0", 4), ("3.2", 32)])
 def test_the_cancel_key_is_as_long_as_the_version_has_it(site: Site, tmp_path: Path, version: str, length: int) -> None:
     limits = {"min_protocol_version": version, "max_protocol_version": version}
-    with psycopg.connect(**site.dsn, **limits) as connection:
+    with psycopg.connect(**site.dsn | limits) as connection:
         assert connection.pgconn.full_protocol_version == int(version.replace(".", "000"))
     assert key_length(site.dsn | limits, tmp_path / "trace") == length
 
@@ -362,7 +362,7 @@ def test_a_version_that_is_not_there_yet_is_negotiated(site: Site) -> None:
 
 def test_direct_tls(site: Site) -> None:
     direct = {"sslnegotiation": "direct", "min_protocol_version": "3.2", "max_protocol_version": "3.2"}
-    with psycopg.connect(**site.dsn, **direct, autocommit=True) as connection:
+    with psycopg.connect(**site.dsn | direct, autocommit=True) as connection:
         assert connection.pgconn.ssl_in_use
         assert connection.execute("SELECT 1").fetchone() == (1,)
         sleep_and_cancel(site, connection, "cancel_safe")

@@ -10,10 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.gateways import RunningGateway, behind, free_port, wait_until
+from tests.gateways import RunningGateway, Sections, behind, wait_until
 from tests.pki import Issued, issue, make_ca, make_crl, write_pem
 from tests.raw_client import RawClient
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, free_port
 
 PASSWORD = "a secret of the server"
 
@@ -33,7 +33,7 @@ def shared_gateway(
     write_pem(folder / "clients.crt", clients_ca.certificate)
     write_pem(folder / "clients.crl", make_crl(clients_ca))
     tls = {"client_certificate": "optional", "client_ca": "clients.crt", "client_crl": "clients.crl"}
-    sections = {"upstream:main": behind(embedded_postgres, password=PASSWORD), "tls": tls}
+    sections: Sections = {"upstream:main": behind(embedded_postgres, password=PASSWORD), "tls": tls}
     with RunningGateway.running(folder, sections) as gateway:
         yield gateway
 

@@ -18,14 +18,14 @@ from typing import Any
 import psycopg
 import psycopg2
 import pytest
-from pg8000.native import Connection, DatabaseError
+from pg8000.native import Connection, DatabaseError  # type: ignore[import-untyped]
 from psycopg2.extras import LogicalReplicationConnection, PhysicalReplicationConnection
 
 from gateway.embedded import Account
 from tests.e2e.clients import PASSWORD, ROLE, Program, Site, tls_context
 from tests.e2e.middleman import Middleman, without_channel_binding
 from tests.gateways import PATIENCE, RunningGateway, behind, wait_until
-from tests.pki import Issued, issue, make_ca, write_pem
+from tests.pki import Issued, issue, make_ca
 from tests.servers import PostgresServer, free_port, log_count
 
 GENERIC = "The gateway could not log in to the database"
@@ -134,6 +134,16 @@ def test_require_encrypts_and_asks_for_no_name_and_no_authority(site: Site) -> N
     use(site, tls="require", root_certificate=None)
     with certificate(site.server, issue(make_ca("unknown"), "other.example")):
         assert ask(site, ENCRYPTED) == "true TLSv1.3"
+
+
+def test_require_with_an_authority_believes_only_that(site: Site) -> None:
+    """As libpq does (manual, "Protection Provided in Different Modes"), so nobody may be told that it is not used."""
+    use(site, tls="require")
+    with certificate(site.server, issue(make_ca("unknown"), "localhost", sans=["localhost"])):
+        refused = refusal(site)
+    assert (refused.sqlstate, refused.text) == ("08006", UNREACHABLE)
+    assert "certificate verify failed" in refused.reason
+    assert "root_certificate is not used" not in site.gateway.log.read_text()
 
 
 def test_verify_ca_asks_for_the_authority_and_no_name(site: Site) -> None:
@@ -329,20 +339,6 @@ def test_a_certificate_for_one_role(site: Site) -> None:
     with site.server.hba(hostssl("cert")):
         use(site, login=login, password=None)
         assert ask(site, "SELECT client_dn FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == f"/CN={ROLE}"
-
-
-def test_a_cancel_logs_in_with_the_certificate_too(site: Site) -> None:
-    assert site.server.ca is not None
-    issue(site.server.ca, ROLE).write(site.gateway.folder, "role")
-    login: dict[str, object] = {"certificate": "role.crt", "key": "role.key"}
-    with site.server.hba(hostssl("cert")):
-        use(site, login=login, password=None)
-        with psycopg.connect(**site.dsn) as connection:
-            connection.pgconn.send_query(b"SELECT pg_sleep(60)")
-            site.wait_for_sleepers()
-            connection.cancel_safe()
-            site.wait_for_sleepers(0)
-            connection.close()
 
 
 def test_a_certificate_for_somebody_else_is_refused_by_the_server(site: Site) -> None:

@@ -110,6 +110,17 @@ def test_a_hang_up_goes_to_whichever_side_waits(
     assert set(watcher.heard) == heard
 
 
+def test_an_error_alone_goes_to_who_reads(reactor: ManualReactor, poller: Poller):
+    """The writing end of a pipe without a reader: an error, and nothing to read."""
+    reading, writing = os.pipe()
+    watcher = Watcher(bug=lambda: None)
+    poller.watch(writing, watcher, READ)
+    os.close(reading)
+    reactor.turn()
+    assert set(watcher.heard) == {"readable"}
+    os.close(writing)
+
+
 def test_who_stops_waiting_while_it_reads_is_not_told_to_write(reactor: ManualReactor, poller: Poller, pair: Pair):
     near, far = pair
     watcher = Watcher(lambda: poller.watch(near.fileno(), watcher, 0))

@@ -270,6 +270,44 @@ def test_a_slow_client_that_reads_is_waited_for(splice: Make):
     assert one.client.data == b"r" * 60_000
 
 
+def test_a_slow_upstream_that_reads_is_waited_for(splice: Make):
+    one = splice(buffer=4096)
+    one.client.finish()
+    one.start(b"q" * 60_000)
+    assert one.upstream_side.pending
+    while one.upstream_side.pending:
+        before = one.upstream_side.pending
+        while one.upstream_side.pending == before:
+            one.upstream.read(1_000)
+            one.reactor.settle()
+        one.reactor.advance(LINGER_SECONDS)
+        assert one.ended == [] or not one.upstream_side.pending
+    one.upstream.read()
+    assert one.upstream.data == b"q" * 60_000
+    assert one.upstream.end == "eof"
+
+
+def test_an_upstream_that_stops_reading_is_not_waited_for(splice: Make):
+    one = splice(buffer=4096)
+    one.client.finish()
+    one.start(b"q" * 60_000)
+    one.reactor.advance(LINGER_SECONDS)
+    assert one.ended == ["the client closed the connection"]
+
+
+@pytest.mark.parametrize("size", [10, 5_000, 40_000, 3 * SIZE + 40_000])
+def test_an_end_that_openssl_has_already_read_is_passed_on(splice: Make, size: int):
+    """close_notify and no FIN: no event tells of it once it was read together with the last rows."""
+    one = splice(tls="upstream", buffer=400_000).start()
+    one.upstream.write(b"r" * size)
+    assert not one.upstream.outbox
+    assert one.upstream.tls
+    one.upstream.tls.shutdown()
+    one.reactor.until(lambda: one.client.end, one.client.play)
+    assert one.client.data == b"r" * size
+    assert one.client.end == "eof"
+
+
 @pytest.mark.parametrize("first", ["client", "upstream"])
 def test_the_other_side_has_so_long_to_end_too(splice: Make, first: str):
     one = splice().start()
@@ -304,9 +342,8 @@ def test_an_upstream_that_is_cut_leaves_its_rows(splice: Make, tls: str):
 
 def test_the_upstream_breaks_while_it_is_written_to(splice: Make):
     one = splice(buffer=4096).start()
-    one.client.write(b"q" * 100_000)
-    one.reactor.settle()
-    assert one.upstream_side.pending
+    one.client.outbox += b"q" * 100_000
+    one.reactor.until(lambda: one.upstream_side.pending, one.client.step)
     one.upstream.sock.close()
     one.reactor.until(lambda: one.ended, one.client.step)
     assert one.ended[0].startswith("the upstream's connection broke: ")
@@ -428,9 +465,8 @@ def test_what_is_urgent_overtakes_patience_and_gets_no_more_time(busy: Splice):
 
 def test_a_farewell_to_a_client_that_does_not_read_is_bounded(splice: Make):
     one = splice(framing=BackendFraming(), buffer=4096).start()
-    one.upstream.write(row(500_000))
-    one.reactor.settle()
-    assert one.client_side.pending
+    one.upstream.outbox += row(500_000)
+    one.reactor.until(lambda: one.client_side.pending, one.upstream.step)
     one.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
     one.reactor.advance(GRACE)
     assert one.ended == ["expired"]
@@ -459,7 +495,10 @@ def test_the_client_leaves_while_a_farewell_is_due(busy: Splice):
 def test_cut_ends_it_wherever_it_is(busy: Splice):
     busy.say(row(1_000)[:500])
     busy.relay.cut("a bug")
+    waiting = len(busy.reactor.getDelayedCalls())
     busy.relay.cut("another")
+    busy.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    assert len(busy.reactor.getDelayedCalls()) == waiting
     assert busy.ended == ["a bug"]
     busy.until(lambda: busy.client.end and busy.upstream.end)
 
@@ -508,7 +547,8 @@ def test_it_ends_exactly_once_whatever_happens(steps: list[str], narrow: bool):
     assert len(one.ended) == 1
     assert one.both_closed()
     assert reactor.getDelayedCalls() == []
-    assert (one.relay.sent >= len(one.upstream.data)) and (one.relay.received >= len(one.client.data) - len(FATAL))
+    assert one.relay.sent >= len(one.upstream.data)
+    assert one.relay.received >= len(one.client.data) - len(FATAL)
     poller.close()
 
 
@@ -520,7 +560,7 @@ def test_an_ended_relay_is_freed_at_once(reactor: ManualReactor, poller: Poller)
     gc.disable()
     try:
         one = Splice(reactor, poller, framing=Noted()).start()
-        framing = weakref.ref(one.relay.framing)  # type: ignore[arg-type]
+        framing = weakref.ref(one.relay.framing)
         one.client.finish()
         one.upstream.finish()
         reactor.settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import select
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gateway.net.poller import Poller
-from gateway.net.stream import SIZE, RawTLSStream, TLSStream
+from gateway.net.stream import SIZE, VIEW, RawTLSStream, TLSStream
 from gateway.net.transport import LINGER_BYTES, LINGER_SECONDS, Transport
 from gateway.wire.proxy import BINARY_START, ProxyHeader
 from tests.pki import issue, make_ca
@@ -145,10 +146,8 @@ def test_a_proxy_header_with_the_client_hello_right_behind_it(
 
     def carry() -> None:
         for source, sink in ((inside, far), (far, inside)):
-            try:
+            with contextlib.suppress(BlockingIOError):
                 sink.send(source.recv(SIZE))
-            except BlockingIOError:
-                pass
         peer.play()
 
     reactor.until(lambda: owner.secure and peer.secured, carry)
@@ -264,6 +263,7 @@ def test_the_alert_of_a_failed_handshake_reaches_the_peer(tcp: Line, authority: 
     alert = tcp.peer.sock.recv(100)
     # RFC 8446, 6: type alert, TLS 1.2 on the wire, 2 bytes, fatal, no_application_protocol.
     assert alert[:7] == b"\x15\x03\x03\x00\x02\x02\x78"
+    assert tcp.peer.sock.recv(100) == b""  # and not ECONNRESET
     tcp.peer.sock.close()
     tcp.reactor.until(lambda: tcp.transport.closed)
 
@@ -305,6 +305,16 @@ def test_the_order_of_writes_under_back_pressure(narrow: Line, authority: Author
     assert narrow.peer.data == expected
     assert not narrow.transport.pending
     narrow.reactor.settle()  # nothing waits to write any more
+
+
+def test_what_the_relay_pushes_comes_after_what_waits(narrow: Line):
+    """Even where there is room for it by now."""
+    narrow.transport.write(b"x" * 50_000)
+    narrow.peer.read()
+    VIEW[:5] = b"after"
+    assert not narrow.transport.push(5)
+    narrow.until(lambda: len(narrow.peer.data) == 50_005)
+    assert narrow.peer.data == b"x" * 50_000 + b"after"
 
 
 def test_a_peer_that_is_gone_is_noticed_by_writing(tcp: Line):
@@ -494,7 +504,7 @@ def test_a_closed_transport_is_freed_at_once(line: Line, authority: Authority, h
             line.reactor.settle()
             line.reactor.advance(LINGER_SECONDS)
         assert line.transport.closed
-        freed = [weakref.ref(line.transport.connection), weakref.ref(line.owner)]
+        freed: list[Callable[[], object]] = [weakref.ref(line.transport.connection), weakref.ref(line.owner)]
         line.owner = Recorder()
         del line.transport
         assert [one() for one in freed] == [None, None]

@@ -198,6 +198,7 @@ WRITABLE = status(b"in_hot_standby", b"off") + status(b"default_transaction_read
         status(b"in_hot_standby", b"on") + status(b"default_transaction_read_only", b"off"),
         status(b"in_hot_standby", b"off") + status(b"default_transaction_read_only", b"on"),
         status(b"in_hot_standby", b"off"),
+        status(b"default_transaction_read_only", b"off"),
         WRITABLE + status(b"in_hot_standby", b"on"),
     ],
 )

@@ -96,6 +96,7 @@ def test_cancel_request_without_a_pid() -> None:
         b"user\0alice\0",
         b"user\0alice",
         b"user\0\0",
+        b"user\0alice\0database\0",
         b"user\0alice\0database\0\0",
         b"user\0alice\0\0x",
         b"user\0alice\0\0\0",

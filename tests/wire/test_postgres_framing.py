@@ -98,6 +98,14 @@ def test_a_question_while_the_answer_is_under_way() -> None:
     assert not framing.idle
 
 
+@pytest.mark.parametrize("answer", [ROW, DONE, FAILED, message(b"1"), NOTICE + FAILED, FAILED + NOTICE])
+def test_the_answer_to_a_pipelined_question(answer: bytes) -> None:
+    """Sent before the last ReadyForQuery, which was not its own: it waits for the next."""
+    framing = feed(fresh(), DONE + READY)
+    assert not feed(framing, answer).idle
+    assert feed(framing, READY).idle
+
+
 @pytest.mark.parametrize("at", range(1, len(ROW + DONE + READY)))
 def test_cut_in_two_at_every_byte(at: int) -> None:
     stream = ROW + DONE + READY

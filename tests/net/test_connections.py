@@ -1,0 +1,367 @@
+"""All connections together: what is counted is given back in every ending, and all of them can be ended."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.audit import Audit
+from gateway.net.connections import SWEEP_SECONDS, Connections
+from gateway.net.driver import Door
+from gateway.net.poller import Poller
+from gateway.net.relay import QUIET_SECONDS
+from gateway.session.vocabulary import (
+    Close,
+    Command,
+    Data,
+    Dial,
+    Dialed,
+    Ended,
+    Event,
+    Facts,
+    Idle,
+    Lost,
+    Opened,
+    SetDeadline,
+    ShuttingDown,
+    Splice,
+    TimedOut,
+)
+from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
+from gateway.wire.postgres import BackendFraming
+from tests.reactor import ManualReactor
+from tests.wires import SECTION, Authority, Peer, unix_pair
+
+TIMEOUT, IDLE, GRACE = 30.0, 60.0, 20.0
+FULL = b"too many"
+
+
+class Greeter:
+    """Takes a subject's name as the client's first bytes, and opens a session with the upstream for it."""
+
+    def __init__(self, admit: Callable[[str], bool], dial: Dial, heard: list[Event]) -> None:
+        self.facts = Facts()
+        self._admit, self._dial, self._heard = admit, dial, heard
+
+    def handle(self, event: Event) -> Sequence[Command]:
+        self._heard.append(event)
+        match event:
+            case Opened(over_limit=True):
+                # It holds on to its place as long as it can, as a hostile client would.
+                return [SetDeadline(TIMEOUT)]
+            case Opened():
+                return [SetDeadline(TIMEOUT)]
+            case Data(data=b"bug"):
+                raise RuntimeError
+            case Data(data=data):
+                if not self._admit(data.decode()):
+                    return [Close("the subject has too many", FULL)]
+                return [self._dial]
+            case Dialed():
+                return [SetDeadline(None), Splice(BackendFraming())]
+            case ShuttingDown():
+                return [Close("stopping", b"bye", patient=True)]
+            case Lost(reason=reason):
+                return [Close(reason)]
+            case Idle() | TimedOut():
+                return [Close(type(event).__name__)]
+        return []
+
+
+class Gate:
+    """`Connections` with a door, the clients that came through it, and the upstream behind it."""
+
+    def __init__(self, reactor: ManualReactor, poller: Poller, authority: Authority, folder: Path) -> None:
+        self.reactor, self.folder = reactor, folder
+        self.time = 1_900_000_000.0
+        self.all = Connections(reactor, poller, Audit(folder / "audit"), lambda: self.time)
+        self.all.limit, self.all.addresses.limit, self.all.subjects.limit = 100, 100, 100
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.bind(str(folder / "s"))
+        self.server.listen(100)
+        self.server.setblocking(False)
+        self.dial = Dial(Upstream("main", (), ClientTLS(TLSMode.DISABLE)), Address(str(folder / "s"), 0))
+        self.heard: list[Event] = []
+        self.door = Door(
+            name="main",
+            section=SECTION,
+            session=lambda admit: Greeter(admit, self.dial, self.heard),
+            certificates=authority.certificates,
+            proxy_networks=(),
+            handshake_timeout=TIMEOUT,
+            idle_timeout=IDLE,
+            grace=GRACE,
+        )
+        self.clients: list[Peer] = []
+        self.upstreams: list[Peer] = []
+
+    def come(self, host: str = "192.0.2.1") -> Peer:
+        near, far = unix_pair()
+        client = Peer(far)
+        self.clients.append(client)
+        self.all.open(self.door, near, Address(host, 5000))
+        return client
+
+    def step(self) -> None:
+        self.reactor.advance(0)
+        try:
+            while True:
+                self.upstreams.append(Peer(self.server.accept()[0]))
+        except OSError:
+            pass
+        for peer in (*self.clients, *self.upstreams):
+            peer.play()
+
+    def until(self, true: Callable[[], object]) -> None:
+        self.reactor.until(true, self.step)
+
+    def log_in(self, subject: str = "alice", host: str = "192.0.2.1") -> Peer:
+        before = self.audit("open")
+        client = self.come(host)
+        client.write(subject.encode())
+        self.until(lambda: self.audit("open") > before and len(self.upstreams) > before)
+        self.upstreams[-1].write(b"Z\0\0\0\x05I")
+        self.until(lambda: client.data)
+        return client
+
+    def audit(self, event: str) -> int:
+        return sum(entry["event"] == event for entry in self.records())
+
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "audit").read_text().splitlines()]
+
+    def opened(self) -> list[bool]:
+        """Of each connection that was heard: whether it was over a limit."""
+        return [event.over_limit for event in self.heard if isinstance(event, Opened)]
+
+    def held(self) -> tuple[int, int, int]:
+        return len(self.all), self.all.addresses.total(), self.all.subjects.total()
+
+
+@pytest.fixture
+def gate(reactor: ManualReactor, poller: Poller, authority: Authority, tmp_path: Path) -> Iterator[Gate]:
+    gate = Gate(reactor, poller, authority, tmp_path)
+    yield gate
+    for peer in (*gate.clients, *gate.upstreams):
+        peer.sock.close()
+    gate.server.close()
+    for _ in range(5):
+        reactor.settle()
+        reactor.advance(TIMEOUT)
+    assert gate.held() == (0, 0, 0)
+    assert gate.all._waiting == {}
+    assert sum(isinstance(event, Ended) for event in gate.heard) == len(gate.opened()) == gate.audit("close")
+    gate.all._audit.close()
+
+
+# --- limits --------------------------------------------------------------------------------------------------------
+
+
+def test_each_is_counted_and_numbered(gate: Gate):
+    gate.log_in("alice", "192.0.2.1")
+    gate.log_in("alice", "192.0.2.2")
+    gate.come("192.0.2.2")
+    assert gate.held() == (3, 3, 2)
+    assert [record["connection"] for record in gate.records()] == [1, 2]
+
+
+def test_over_the_limit_in_all_it_is_told_so(gate: Gate):
+    gate.all.limit = 2
+    for _ in range(3):
+        gate.come()
+    assert gate.opened() == [False, False, True]
+
+
+def test_over_the_limit_of_its_address(gate: Gate):
+    gate.all.addresses.limit = 2
+    for host in ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"):
+        gate.come(host)
+    assert gate.opened() == [False, False, True, False]
+
+
+def test_over_the_limit_of_its_subject(gate: Gate):
+    gate.all.subjects.limit = 1
+    gate.log_in("alice")
+    second = gate.come()
+    second.write(b"alice")
+    gate.until(lambda: second.end)
+    assert second.data == FULL
+    gate.log_in("bob")
+    assert gate.held() == (2, 2, 2)
+
+
+def test_one_address_over_its_limit_takes_no_room_from_others(gate: Gate):
+    """However many it opens and holds on to: the limit in all is for those who are within theirs."""
+    gate.all.limit, gate.all.addresses.limit = 10, 2
+    for _ in range(500):
+        gate.come("192.0.2.66")
+    for number in range(8):
+        gate.come(f"192.0.2.{number}")
+    assert gate.opened() == [False, False, *[True] * 498, *[False] * 8]
+    # And it cannot hold more than a few, of which the oldest makes room for the next.
+    assert len(gate.all) <= 10 + gate.all._waiting_room()
+    assert len(gate.all._waiting) == gate.all._waiting_room()
+    gate.until(lambda: gate.clients[2].end)
+    assert not gate.clients[499].end
+    assert gate.records()[0]["reason"] == "too many connections"
+    gate.come("192.0.2.200")
+    assert gate.opened()[-1] is True
+
+
+def test_far_over_the_limit_it_is_closed_unheard(gate: Gate):
+    """Those who have not yet said who they are (a PROXY header that does not come) are bounded too."""
+    gate.all.limit = 10
+    gate.door = replace(gate.door, proxy_networks=(ip_network("192.0.2.0/24"),))
+    for _ in range(100):
+        gate.come()
+    assert len(gate.all) == 10 + gate.all._waiting_room()
+    gate.clients[-1].play()
+    assert gate.clients[-1].end == "eof"
+    gate.reactor.advance(TIMEOUT)
+    assert len(gate.all) == 0
+    # These end without a session having been opened, and are audited all the same.
+    gate.heard.clear()
+    (gate.folder / "audit").write_text("")
+
+
+def test_a_place_given_back_can_be_taken(gate: Gate):
+    gate.all.limit = gate.all.addresses.limit = 1
+    for _ in range(3):
+        client = gate.come()
+        client.sock.close()
+        gate.until(lambda: not len(gate.all))
+    assert gate.opened() == [False, False, False]
+
+
+def _leave(gate: Gate, client: Peer) -> None:
+    client.sock.close()
+
+
+def _upstream_leaves(gate: Gate, client: Peer) -> None:
+    gate.upstreams[-1].sock.close()
+
+
+def _bug(gate: Gate, client: Peer) -> None:
+    for driver in tuple(gate.all._drivers):
+        driver._client.on_bug()
+
+
+def _idle(gate: Gate, client: Peer) -> None:
+    for _ in range(3):
+        gate.time += IDLE
+        gate.all._check_idle()
+
+
+def _slow(gate: Gate, client: Peer) -> None:
+    gate.reactor.advance(TIMEOUT)
+
+
+@pytest.mark.parametrize("end", [_leave, _upstream_leaves, _bug, _idle])
+def test_every_ending_of_a_session_gives_back_what_it_took(gate: Gate, end: Callable[[Gate, Peer], None]):
+    client = gate.log_in()
+    assert gate.held() == (1, 1, 1)
+    end(gate, client)
+    gate.until(lambda: client.end or client.sock.fileno() == -1)
+    client.sock.close()
+    gate.upstreams[-1].sock.close()
+    gate.until(lambda: gate.held() == (0, 0, 0))
+
+
+@pytest.mark.parametrize("end", [_leave, _bug, _slow, lambda gate, client: client.write(b"bug")])
+def test_every_ending_before_the_session_too(gate: Gate, end: Callable[[Gate, Peer], None]):
+    client = gate.come()
+    assert gate.held() == (1, 1, 0)
+    end(gate, client)
+    gate.until(lambda: gate.held() == (0, 0, 0))
+
+
+def test_an_upstream_that_is_not_there_gives_back_the_subject(gate: Gate):
+    gate.server.close()
+    gate.come().write(b"alice")
+    gate.until(lambda: gate.audit("close"))
+    assert gate.held() == (0, 0, 0)
+
+
+def test_a_reload_may_lower_the_limits(gate: Gate):
+    """Nobody is thrown out; nobody comes in until there is room."""
+    for _ in range(3):
+        gate.log_in()
+    gate.all.limit = gate.all.addresses.limit = gate.all.subjects.limit = 1
+    gate.come()
+    assert gate.opened()[-1] is True
+    assert gate.held()[1:] == (3, 3)
+
+
+# --- idle ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_sweep_finds_the_idle(gate: Gate):
+    gate.all.start()
+    client = gate.log_in()
+    for _ in range(int(IDLE / SWEEP_SECONDS) + 3):
+        gate.time += SWEEP_SECONDS
+        gate.reactor.advance(SWEEP_SECONDS)
+    gate.until(lambda: client.end)
+    assert gate.records()[-1]["reason"] == "Idle"
+    gate.all.drain()
+    assert gate.reactor.getDelayedCalls() == []
+
+
+# --- the end of all of them ----------------------------------------------------------------------------------------
+
+
+def drained(gate: Gate) -> list[None]:
+    fired: list[None] = []
+    gate.all.drain().addCallback(fired.append)
+    return fired
+
+
+def test_drained_when_nobody_is_there(gate: Gate):
+    assert drained(gate) == [None]
+
+
+def test_drained_when_the_last_has_left(gate: Gate):
+    first, second = gate.log_in(), gate.log_in()
+    gate.come()
+    second.write(b"query")
+    gate.until(lambda: gate.upstreams[1].data == b"query")
+    fired = drained(gate)
+    assert gate.audit("close") == 1  # whoever had not logged in
+    gate.reactor.advance(QUIET_SECONDS)
+    assert gate.audit("close") == 2
+    gate.until(lambda: first.end)
+    assert first.data.endswith(b"bye")
+    assert fired == []
+    gate.upstreams[1].write(b"Z\0\0\0\x05I")
+    gate.until(lambda: second.data.endswith(b"I" * 1) and len(second.data) == 12)
+    gate.reactor.advance(QUIET_SECONDS)
+    assert fired == [None]
+    gate.until(lambda: second.end)
+    assert second.data.endswith(b"bye")
+
+
+def test_drained_in_spite_of_those_who_never_finish(gate: Gate):
+    for _ in range(3):
+        client = gate.log_in()
+        client.write(b"a query without an answer")
+    gate.until(lambda: all(one.data for one in gate.upstreams))
+    fired = drained(gate)
+    gate.reactor.advance(GRACE - 0.1)
+    assert fired == []
+    gate.reactor.advance(0.2)
+    assert fired == [None]
+    assert len(gate.all) == 0
+
+
+def test_drained_in_spite_of_the_waiting_room(gate: Gate):
+    gate.all.limit = 0
+    gate.come()
+    gate.come()
+    assert drained(gate) == [None]

@@ -1,0 +1,895 @@
+"""One connection's life, with a session that does what the test says: every command, every deadline, one end."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import json
+import socket
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.net.driver import Door, Driver
+from gateway.net.poller import Poller
+from gateway.net.transport import LINGER_SECONDS
+from gateway.session.vocabulary import (
+    Close,
+    Command,
+    Data,
+    Dial,
+    Dialed,
+    Ended,
+    Event,
+    Expired,
+    Facts,
+    Idle,
+    Lost,
+    Opened,
+    Secured,
+    Send,
+    SetDeadline,
+    ShuttingDown,
+    Side,
+    Sniff,
+    Sniffed,
+    Splice,
+    StartTLS,
+    TimedOut,
+)
+from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
+from gateway.wire.postgres import BackendFraming
+from gateway.wire.proxy import BINARY_START
+from tests.reactor import ManualReactor
+from tests.wires import SECTION, Authority, Peer, reset, tcp_pair, unix_pair
+
+CLIENT = Address("198.51.100.9", 4711)
+PROXY = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 5432\r\n"
+PROXY2 = BINARY_START + b"\x21\x11\0\x0c" + bytes([192, 0, 2, 7, 198, 51, 100, 1]) + b"\xdc\x04\x15\x38"
+LOCAL = BINARY_START + b"\x20\0\0\0"
+TIMEOUT, IDLE, GRACE = 30.0, 600.0, 20.0
+NOW = 1_900_000_000.0
+READY = b"Z\0\0\0\x05I"
+# Of the Unix sockets that the upstreams listen on.
+NUMBERS = itertools.count()
+SECRET = "correct horse battery staple"
+
+Answer = Sequence[Command] | Callable[[Any], Sequence[Command]]
+
+
+class Script:
+    """A session: notes what it hears, answers as it was told. Fails if it is called while it is called."""
+
+    def __init__(self, admit: Callable[[str], bool]) -> None:
+        self.admit = admit
+        self.facts = Facts(user="somebody", subject="alice")
+        self.heard: list[Event] = []
+        self.answers: dict[type, Answer] = {}
+        self._busy = False
+
+    def handle(self, event: Event) -> Sequence[Command]:
+        assert not self._busy, "one event at a time"
+        assert not self.ended, "nothing comes after Ended"
+        self._busy = True
+        try:
+            self.heard.append(event)
+            answer = self.answers.get(type(event), ())
+            return answer(event) if callable(answer) else answer
+        finally:
+            self._busy = False
+
+    @property
+    def ended(self) -> bool:
+        return any(isinstance(event, Ended) for event in self.heard)
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.heard if isinstance(event, kind)]
+
+
+class House:
+    def __init__(self, reactor: ManualReactor, poller: Poller) -> None:
+        self.reactor, self.poller = reactor, poller
+        self.room = True
+        self.time = NOW
+        self.now: Callable[[], float] = lambda: self.time
+        self.welcomed: list[str] = []
+        self.admitted: list[str] = []
+        self.gone: list[Driver] = []
+        self.audit: list[dict[str, Any]] = []
+
+    def welcome(self, driver: Driver, address: str) -> bool:
+        self.welcomed.append(address)
+        return self.room
+
+    def admit(self, driver: Driver, subject: str) -> bool:
+        self.admitted.append(subject)
+        return self.room
+
+    def farewell(self, driver: Driver) -> None:
+        self.gone.append(driver)
+
+    def write_audit(self, line: str) -> None:
+        self.audit.append(json.loads(line))
+
+    def records(self, event: str) -> list[dict[str, Any]]:
+        return [entry for entry in self.audit if entry["event"] == event]
+
+
+class Bench:
+    """A driver between the test's client and, once it dials, the test's upstream."""
+
+    def __init__(
+        self,
+        reactor: ManualReactor,
+        poller: Poller,
+        authority: Authority,
+        folder: Path,
+        answers: dict[type, Answer],
+        peer: Address = CLIENT,
+        pair: Callable[[], tuple[socket.socket, socket.socket]] = unix_pair,
+        **door: Any,
+    ) -> None:
+        self.reactor, self.house = reactor, House(reactor, poller)
+        self.scripts: list[Script] = []
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.bind(str(folder / f"s{next(NUMBERS)}"))
+        self.server.listen()
+        self.server.setblocking(False)
+        self.upstream = Upstream("main", (), ClientTLS(TLSMode.DISABLE))
+        self.accepted: list[Peer] = []
+        settings: dict[str, Any] = {
+            "name": "main",
+            "section": SECTION,
+            "session": self._session,
+            "certificates": authority.certificates,
+            "proxy_networks": (),
+            "handshake_timeout": TIMEOUT,
+            "idle_timeout": IDLE,
+            "grace": GRACE,
+        }
+        self.answers = answers
+        near, far = pair()
+        self.client = Peer(far)
+        self.driver = Driver(self.house, Door(**settings | door), 7, near, peer)
+
+    def _session(self, admit: Callable[[str], bool]) -> Script:
+        self.scripts.append(Script(admit))
+        self.scripts[0].answers = self.answers
+        return self.scripts[0]
+
+    @property
+    def session(self) -> Script:
+        return self.scripts[0]
+
+    @property
+    def dial(self) -> Dial:
+        return Dial(self.upstream, Address(str(self.server.getsockname()), 0))
+
+    @property
+    def far(self) -> Peer:
+        return self.accepted[-1]
+
+    def start(self) -> Bench:
+        self.driver.start()
+        return self
+
+    def step(self) -> None:
+        self.reactor.advance(0)
+        self.client.play()
+        with contextlib.suppress(BlockingIOError):
+            self.accepted.append(Peer(self.server.accept()[0]))
+        for peer in self.accepted:
+            peer.play()
+
+    def until(self, true: Callable[[], object]) -> None:
+        self.reactor.until(true, self.step)
+
+    def heard(self, kind: type) -> Any:
+        """The first event of that kind, once it has come."""
+        self.until(lambda: self.session.of(kind))
+        return self.session.of(kind)[0]
+
+    def ended(self) -> dict[str, Any]:
+        """Waits for the end, checks that it was one, and tells what the audit says of it."""
+        self.until(lambda: self.house.gone)
+        assert self.house.gone == [self.driver]
+        assert len(self.session.of(Ended)) == 1
+        assert isinstance(self.session.heard[-1], Ended)
+        (record,) = self.house.records("close")
+        return record
+
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def bench(reactor: ManualReactor, poller: Poller, authority: Authority, tmp_path: Path) -> Iterator[Make]:
+    made: list[Bench] = []
+
+    def make(answers: dict[type, Answer] | None = None, **how: Any) -> Bench:
+        made.append(Bench(reactor, poller, authority, tmp_path, answers or {}, **how))
+        return made[-1]
+
+    yield make
+    # However it ended: nothing is left open, nothing is left to happen.
+    for one in made:
+        one.client.sock.close()
+        for peer in one.accepted:
+            peer.sock.close()
+        one.server.close()
+        reactor.settle()
+        reactor.advance(2 * GRACE)
+        reactor.settle()
+        if not one.house.gone:
+            one.driver._end("the test is over")
+        reactor.advance(2 * GRACE)
+        assert len(one.session.of(Ended)) == 1
+        assert len(one.house.records("close")) == 1
+        assert one.house.gone == [one.driver]
+        assert one.driver._client.closed
+        assert one.driver._upstream is None or one.driver._upstream.closed
+    assert reactor.getDelayedCalls() == []
+    assert not poller._watched
+
+
+def spliced(one: Bench, expires: float | None = None, ahead: bytes = b"") -> Bench:
+    """From its start to an open session."""
+    framing = BackendFraming()
+    one.answers |= {Opened: [one.dial], Dialed: [SetDeadline(None), Splice(framing, ahead, expires)]}
+    one.start()
+    one.until(lambda: one.accepted and one.house.records("open"))
+    one.far.write(READY)
+    one.until(lambda: one.client.data.endswith(READY))
+    return one
+
+
+# --- events and commands -------------------------------------------------------------------------------------------
+
+
+def test_a_client_is_announced_and_its_bytes_told(bench: Make):
+    one = bench().start()
+    assert one.session.heard == [Opened(CLIENT)]
+    assert one.house.welcomed == [CLIENT.host]
+    one.client.write(b"hello")
+    assert one.heard(Data) == Data(Side.CLIENT, b"hello")
+
+
+def test_one_too_many_is_told_so(bench: Make):
+    one = bench()
+    one.house.room = False
+    one.start()
+    assert one.session.heard == [Opened(CLIENT, over_limit=True)]
+
+
+def test_a_subject_is_counted_by_the_house(bench: Make):
+    one = bench().start()
+    assert one.session.admit("alice")
+    assert one.house.admitted == ["alice"]
+
+
+def test_sniff_then_direct_tls(bench: Make, authority: Authority):
+    one = bench({Opened: [Sniff()], Sniffed: [StartTLS(Side.CLIENT)]}).start()
+    connection = authority.as_client(one.client.sock)
+    connection.set_alpn_protos([b"postgresql"])
+    one.client.secure(connection)
+    secured = one.heard(Secured)
+    assert one.session.of(Sniffed) == [Sniffed(b"\x16")]
+    assert secured.side is Side.CLIENT
+    assert secured.tls.alpn == b"postgresql"
+    assert secured.tls.version == "TLSv1.3"
+    one.until(lambda: one.client.secured)
+    one.client.write(b"inside")
+    assert one.heard(Data) == Data(Side.CLIENT, b"inside")
+
+
+def test_send_to_both_sides(bench: Make):
+    one = bench()
+    one.answers |= {
+        Opened: [Send(Side.UPSTREAM, b"to nobody yet"), Send(Side.CLIENT, b"wait"), one.dial],
+        Dialed: [Send(Side.UPSTREAM, b"hello upstream")],
+    }
+    one.start()
+    one.until(lambda: one.accepted and one.far.data)
+    assert one.far.data == b"hello upstream"
+    assert one.client.data == b"wait"
+    one.far.write(b"hello gateway")
+    assert one.heard(Data) == Data(Side.UPSTREAM, b"hello gateway")
+
+
+def test_commands_run_in_order_and_what_they_cause_waits(bench: Make):
+    """StartTLS fails at once here; the session hears of it only after the commands behind it were run."""
+    one = bench()
+    one.answers |= {
+        Opened: [Sniff()],
+        Sniffed: [StartTLS(Side.CLIENT), SetDeadline(5)],
+        Lost: lambda _: [Close(f"deadline: {one.driver._deadline is not None}")],
+    }
+    one.start()
+    one.client.write(b"\x16\x03\x01\x00\x05junk!")
+    assert one.ended()["reason"] == "deadline: True"
+
+
+def test_nothing_runs_after_close(bench: Make):
+    one = bench()
+    one.answers[Opened] = [
+        Close("first", b"bye"),
+        Send(Side.CLIENT, b"more"),
+        one.dial,
+        SetDeadline(1),
+        Close("second"),
+    ]
+    one.start()
+    assert one.ended()["reason"] == "first"
+    assert one.driver._deadline is None
+    assert one.driver._dial is None
+    one.until(lambda: one.client.end)
+    assert one.client.data == b"bye"
+
+
+def test_events_after_the_end_are_not_told(bench: Make):
+    one = bench({Opened: [Close("over")]}).start()
+    one.client.write(b"hello?")
+    one.driver.shut_down()
+    one.driver.check_idle()
+    one.driver.received(one.driver._client, b"x")
+    one.driver.lost(one.driver._client, "gone")
+    assert one.ended()["reason"] == "over"
+
+
+# --- dialing -------------------------------------------------------------------------------------------------------
+
+
+def test_an_upstream_that_is_not_there(bench: Make, tmp_path: Path):
+    nowhere = Dial(Upstream("main", (), ClientTLS(TLSMode.DISABLE)), Address(str(tmp_path / "none"), 0))
+    one = bench({Opened: [nowhere]}).start()
+    assert one.heard(Lost) == Lost(Side.UPSTREAM, "No such file or directory")
+
+
+def test_dialing_again_drops_the_first(bench: Make):
+    one = bench()
+    one.answers |= {Opened: [one.dial], Dialed: lambda _: [one.dial] if len(one.session.of(Dialed)) == 1 else []}
+    one.start()
+    one.until(lambda: len(one.accepted) == 2 and len(one.session.of(Dialed)) == 2)
+    one.until(lambda: one.accepted[0].end)
+    assert not one.accepted[1].end
+    assert one.session.of(Lost) == []
+
+
+def test_dialing_again_before_the_first_is_there(bench: Make):
+    one = bench()
+    one.answers |= {Opened: [one.dial, one.dial]}
+    one.start()
+    one.heard(Dialed)
+    one.step()
+    one.reactor.settle()
+    assert len(one.session.of(Dialed)) == 1
+    assert len(one.accepted) == 1
+
+
+def test_closed_while_dialing(bench: Make):
+    one = bench()
+    one.answers |= {Opened: [one.dial, Close("never mind")]}
+    one.start()
+    one.ended()
+    one.reactor.advance(1)
+    assert one.session.of(Dialed) == []
+
+
+def test_an_upstream_that_leaves_before_the_splice(bench: Make):
+    one = bench()
+    one.answers |= {Opened: [one.dial]}
+    one.start()
+    one.until(lambda: one.accepted and one.session.of(Dialed))
+    one.far.sock.close()
+    assert one.heard(Lost) == Lost(Side.UPSTREAM, "the peer closed the connection")
+
+
+def upstream_with_tls(bench: Make, authority: Authority, certificate_for: str) -> Bench:
+    """The upstream of the authority's configuration, at a loopback address."""
+    server = socket.create_server((certificate_for, 0))
+    server.setblocking(False)
+    one = bench()
+    one.server.close()
+    one.server = server
+    one.answers |= {
+        Opened: [Dial(authority.upstream, Address(*server.getsockname()))],
+        Dialed: [StartTLS(Side.UPSTREAM)],
+    }
+    one.start()
+    one.until(lambda: one.accepted)
+    one.far.secure(authority.as_server(one.far.sock))
+    return one
+
+
+def test_tls_to_the_upstream(bench: Make, authority: Authority):
+    one = upstream_with_tls(bench, authority, "127.0.0.1")
+    secured = one.heard(Secured)
+    assert secured.side is Side.UPSTREAM
+    assert secured.tls.peer_certificate
+    one.far.write(b"hello")
+    assert one.heard(Data) == Data(Side.UPSTREAM, b"hello")
+
+
+def test_an_upstream_whose_certificate_is_for_another_is_lost(bench: Make, authority: Authority):
+    """The chain is right; not one byte of the session reaches it."""
+    one = upstream_with_tls(bench, authority, "127.0.0.2")
+    lost = one.heard(Lost)
+    assert lost.side is Side.UPSTREAM
+    assert "not for 127.0.0.2" in lost.reason
+    assert one.session.of(Secured) == []
+    one.until(lambda: one.far.end)
+    assert one.far.data == b""
+
+
+def test_an_upstream_that_a_reload_took_away(bench: Make):
+    one = bench()
+    one.answers |= {Opened: [one.dial], Dialed: [StartTLS(Side.UPSTREAM)]}
+    one.upstream = replace(one.upstream, name="gone")
+    one.answers[Opened] = [one.dial]
+    one.start()
+    assert one.heard(Lost) == Lost(Side.UPSTREAM, "the upstream is not configured any more")
+
+
+def test_tls_to_an_upstream_that_is_gone_is_not_begun(bench: Make):
+    one = bench({Opened: [StartTLS(Side.UPSTREAM), Close("went on")]}).start()
+    assert one.ended()["reason"] == "went on"
+
+
+# --- deadlines -----------------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_passes_once(bench: Make):
+    one = bench({Opened: [SetDeadline(5)]}).start()
+    one.reactor.advance(4.9)
+    assert one.session.of(TimedOut) == []
+    one.reactor.advance(0.2)
+    one.reactor.advance(100)
+    assert one.session.of(TimedOut) == [TimedOut()]
+
+
+def test_a_deadline_replaces_the_one_before(bench: Make):
+    one = bench({Opened: [SetDeadline(5), SetDeadline(10)]}).start()
+    one.reactor.advance(9)
+    assert one.session.of(TimedOut) == []
+    one.reactor.advance(2)
+    assert one.session.of(TimedOut) == [TimedOut()]
+
+
+def test_a_deadline_is_called_off(bench: Make):
+    one = bench({Opened: [SetDeadline(5), SetDeadline(None)]}).start()
+    one.reactor.advance(100)
+    assert one.session.of(TimedOut) == []
+
+
+def test_the_end_calls_off_the_deadline(bench: Make):
+    one = bench({Opened: [SetDeadline(5), Close("over")]}).start()
+    one.reactor.advance(10)
+    assert one.session.of(TimedOut) == []
+
+
+@pytest.mark.parametrize("left", [0.0, -5.0, 10.0, 86_399.0, 86_400.0, 90_000.0, 10 * 365 * 86_400.0])
+def test_expiry_is_told_when_it_is_time_however_far(bench: Make, left: float):
+    """Twisted refuses timers that are years away; the token does not end sooner for it."""
+    one = spliced(bench(idle_timeout=None), expires=NOW + left)
+    waited = 0.0
+    while waited < left - 60:
+        step = min(86_000.0, left - 60 - waited)
+        waited += step
+        one.house.time += step
+        one.reactor.advance(step)
+        assert one.session.of(Expired) == []
+        assert all(call.getTime() - one.reactor.seconds() <= 86_400 for call in one.reactor.getDelayedCalls())
+    if left > 0:
+        assert one.session.of(Expired) == []
+    one.house.time = NOW + max(left, 0)
+    one.reactor.advance(120)
+    assert one.session.of(Expired) == [Expired()]
+
+
+def test_no_expiry_is_never(bench: Make):
+    one = spliced(bench(idle_timeout=None))
+    one.house.time += 1e9
+    one.reactor.advance(86_400)
+    assert one.session.of(Expired) == []
+
+
+def test_an_expired_session_ends_with_its_farewell(bench: Make):
+    one = bench()
+    one.answers[Expired] = [Close("the token has expired", b"E\0\0\0\x06!\0")]
+    spliced(one, expires=NOW + 10)
+    one.house.time += 10
+    one.reactor.advance(10)
+    assert one.ended()["reason"] == "the token has expired"
+    one.until(lambda: one.client.end)
+    assert one.client.data == READY + b"E\0\0\0\x06!\0"
+
+
+# --- PROXY ---------------------------------------------------------------------------------------------------------
+
+TRUSTED = (ip_network("198.51.100.0/24"),)
+
+
+@pytest.mark.parametrize(("header", "shown"), [(PROXY, True), (PROXY2, True), (LOCAL, False)])
+def test_a_proxy_header_split_at_every_byte(bench: Make, header: bytes, shown: bool):
+    for cut in range(1, len(header)):
+        one = bench(proxy_networks=TRUSTED).start()
+        one.client.write(header[:cut])
+        one.reactor.settle()
+        assert one.scripts[0].heard == []
+        one.client.write(header[cut:] + b"hello")
+        opened = one.heard(Opened)
+        assert opened.client == (Address("192.0.2.7", 56324) if shown else CLIENT)
+        assert one.house.welcomed == [opened.client.host]
+        assert one.heard(Data) == Data(Side.CLIENT, b"hello")
+        one.client.sock.close()
+        one.reactor.settle()
+        one.driver._end("done")
+
+
+def test_a_proxy_header_byte_by_byte(bench: Make):
+    one = bench(proxy_networks=TRUSTED).start()
+    for byte in PROXY2:
+        one.client.write(bytes([byte]))
+        one.reactor.settle()
+    assert one.heard(Opened) == Opened(Address("192.0.2.7", 56324))
+
+
+def test_a_proxy_header_with_the_client_hello_behind_it(bench: Make, authority: Authority):
+    one = bench({Opened: [Sniff()], Sniffed: [StartTLS(Side.CLIENT)]}, proxy_networks=TRUSTED)
+    outside, inside = unix_pair()
+    hello = Peer(outside)
+    hello.secure(authority.as_client(outside))
+    one.client.write(PROXY + inside.recv(65_536))
+    one.start()
+    one.until(lambda: one.session.of(Sniffed))
+    assert one.session.of(Sniffed) == [Sniffed(b"\x16")]
+    one.until(lambda: one.client.data)
+    assert one.client.data[:1] == b"\x16"  # its ServerHello
+    outside.close()
+    inside.close()
+
+
+def test_from_the_trusted_network_the_header_is_required(bench: Make):
+    one = bench(proxy_networks=TRUSTED).start()
+    one.client.write(b"\0\0\0\x08\x04\xd2\x16\x2f hello")
+    record = one.ended()
+    assert record["reason"] == "PROXY header: not a PROXY header"
+    assert record["client"] == str(CLIENT)
+    assert one.session.heard == [Ended()]
+    assert one.house.welcomed == []
+
+
+def test_from_elsewhere_it_is_just_bytes(bench: Make):
+    """Else anybody could say where they come from."""
+    one = bench(proxy_networks=(ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))).start()
+    assert one.heard(Opened) == Opened(CLIENT)
+    one.client.write(PROXY)
+    assert one.heard(Data) == Data(Side.CLIENT, PROXY)
+
+
+def test_a_unix_client_is_in_no_network(bench: Make):
+    one = bench(proxy_networks=(ip_network("0.0.0.0/0"),), peer=Address("", 0)).start()
+    assert one.heard(Opened) == Opened(Address("", 0))
+
+
+def test_a_proxy_header_that_does_not_come(bench: Make):
+    one = bench(proxy_networks=TRUSTED).start()
+    one.client.write(PROXY[:-1])
+    one.reactor.settle()
+    one.reactor.advance(TIMEOUT - 0.1)
+    assert not one.house.gone
+    one.reactor.advance(0.2)
+    assert one.ended()["reason"] == "timed out before the PROXY header was complete"
+
+
+def test_after_the_header_its_timeout_is_the_sessions(bench: Make):
+    one = bench({Opened: [SetDeadline(100)]}, proxy_networks=TRUSTED).start()
+    one.client.write(PROXY)
+    one.heard(Opened)
+    one.reactor.advance(99)
+    assert one.session.of(TimedOut) == []
+
+
+@pytest.mark.parametrize("sent", [b"", PROXY[:10]])
+def test_who_leaves_within_the_proxy_header(bench: Make, sent: bytes):
+    one = bench(proxy_networks=TRUSTED).start()
+    one.client.write(sent)
+    one.client.sock.close()
+    assert one.ended()["reason"] == "PROXY header: the peer closed the connection"
+
+
+def test_shutdown_within_the_proxy_header(bench: Make):
+    one = bench(proxy_networks=TRUSTED).start()
+    one.driver.shut_down()
+    assert one.ended()["reason"] == "the gateway is shutting down"
+
+
+# --- the open session ----------------------------------------------------------------------------------------------
+
+
+def test_an_open_session_relays_and_counts(bench: Make):
+    one = spliced(bench(), ahead=b"ahead")
+    one.client.write(b"query")
+    one.until(lambda: len(one.far.data) == 10)
+    one.far.write(b"D\0\0\0\x08rows")
+    one.until(lambda: len(one.client.data) == len(READY) + 9)
+    one.house.time += 12.5
+    one.client.sock.close()
+    one.until(lambda: one.far.end)
+    one.far.sock.close()
+    record = one.ended()
+    assert record["reason"] == "the client closed the connection"
+    assert (record["sent"], record["received"]) == (10, len(READY) + 9)
+    assert record["seconds"] == 12.5
+    assert one.session.of(Data) == []
+    assert one.session.of(Lost) == []
+
+
+def test_both_records_say_who_and_where(bench: Make):
+    one = spliced(bench())
+    one.driver._end("over")
+    (opened,), (closed,) = one.house.records("open"), one.house.records("close")
+    common = {"connection": 7, "listener": "main", "client": str(CLIENT), "user": "somebody", "subject": "alice"}
+    assert common.items() <= opened.items()
+    assert common.items() <= closed.items()
+    assert "reason" not in opened
+    assert opened["time"] == "2030-03-17T17:46:40.000+00:00"
+
+
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_a_side_that_is_gone_when_the_session_opens(bench: Make, side: str):
+    one = bench(pair=tcp_pair)
+
+    def gone(_: Dialed) -> list[Command]:
+        transport = one.driver._client if side == "client" else one.driver._upstream
+        assert transport
+        transport.abort()
+        return [Splice()]
+
+    one.answers |= {Opened: [one.dial], Dialed: gone}
+    one.start()
+    assert "it was gone when the session opened" in one.ended()["reason"]
+
+
+def test_a_reset_of_the_client(bench: Make):
+    one = spliced(bench(pair=tcp_pair))
+    reset(one.client.sock)
+    assert one.ended()["reason"] == "the client's connection broke: Connection reset by peer"
+    one.until(lambda: one.far.end)
+
+
+def test_shutdown_waits_for_the_answer(bench: Make):
+    one = bench()
+    one.answers[ShuttingDown] = [Close("stopping", b"E\0\0\0\x06!\0", patient=True)]
+    spliced(one)
+    one.client.write(b"query")
+    one.until(lambda: one.far.data)
+    one.driver.shut_down()
+    one.reactor.advance(GRACE / 2)
+    assert not one.house.gone
+    one.far.write(READY)
+    one.until(lambda: one.client.data == READY * 2)
+    one.reactor.advance(1)
+    assert one.ended()["reason"] == "stopping"
+
+
+def test_an_idle_session_is_told_so(bench: Make):
+    one = spliced(bench())
+    one.house.time += IDLE - 1
+    one.driver.check_idle()  # it has moved since it was opened
+    one.house.time += IDLE - 1
+    one.driver.check_idle()
+    assert one.session.of(Idle) == []
+    one.client.write(b"x")
+    one.until(lambda: one.far.data)
+    one.house.time += 1
+    one.driver.check_idle()
+    one.house.time += IDLE - 1
+    one.driver.check_idle()
+    assert one.session.of(Idle) == []
+    one.house.time += 1
+    one.driver.check_idle()
+    assert one.session.of(Idle) == [Idle()]
+    one.driver.check_idle()
+    assert one.session.of(Idle) == [Idle()]
+
+
+@pytest.mark.parametrize("timeout", [None, IDLE])
+def test_nobody_is_idle_without_a_timeout_or_before_the_splice(bench: Make, timeout: float | None):
+    one = bench(idle_timeout=timeout)
+    if timeout is None:
+        spliced(one)
+    else:
+        one.start()
+    one.house.time += 10 * IDLE
+    one.driver.check_idle()
+    one.house.time += 10 * IDLE
+    one.driver.check_idle()
+    assert one.session.of(Idle) == []
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+
+
+def _raise(_: Event) -> Sequence[Command]:
+    raise RuntimeError(SECRET)
+
+
+@pytest.mark.parametrize("event", [Opened, Data, Dialed, Ended])
+def test_a_bug_in_the_session_ends_that_connection(bench: Make, event: type):
+    one = bench()
+    one.answers |= {Opened: [one.dial], Dialed: [Send(Side.CLIENT, b"x")], event: _raise}
+    one.start()
+    one.client.write(b"hello")
+    if event is Ended:
+        one.heard(Dialed)
+        one.driver._end("over")
+    record = one.ended()
+    assert record["reason"] == ("over" if event is Ended else "a bug in the gateway (see its log)")
+    assert SECRET not in json.dumps(one.house.audit)
+
+
+def test_a_bug_in_running_a_command_ends_both_sides(bench: Make):
+    """Also when the relay was already made: its upstream must not live on alone."""
+    one = bench()
+    framing: Any = "no framing at all"
+    one.answers |= {
+        Opened: [one.dial],
+        Dialed: [Splice(framing, b"x" * 10, expires=NOW)],
+        Expired: [Close("x", b"", False)],
+    }
+    one.start()
+    assert one.ended()["reason"] == "a bug in the gateway (see its log)"
+    one.until(lambda: one.accepted and one.far.end)
+
+
+def test_a_splice_without_an_upstream_is_a_bug(bench: Make):
+    one = bench({Opened: [Splice()]}).start()
+    assert one.ended()["reason"] == "a bug in the gateway (see its log)"
+
+
+def test_a_bug_in_the_relay_ends_both_sides(bench: Make):
+    class Broken(BackendFraming):
+        def feed(self, data: memoryview) -> None:
+            raise RuntimeError(SECRET)
+
+    one = bench()
+    one.answers |= {Opened: [one.dial], Dialed: [Splice(Broken())]}
+    one.start()
+    one.until(lambda: one.accepted and one.house.records("open"))
+    one.far.write(b"anything")
+    record = one.ended()
+    assert "a bug in the gateway (see its log)" in record["reason"]
+    one.until(lambda: one.far.end and one.client.end)
+
+
+def test_over_a_limit_it_gives_way(bench: Make):
+    one = bench()
+    one.house.room = False
+    one.start()
+    one.driver.give_way()
+    assert one.ended()["reason"] == "too many connections"
+
+
+def test_what_was_sent_and_received_is_never_in_the_audit(bench: Make):
+    secret = SECRET.encode()
+    one = bench()
+    one.answers |= {
+        Opened: [one.dial],
+        Dialed: [Send(Side.UPSTREAM, secret), Send(Side.CLIENT, secret), Splice(None, secret, NOW + 1e6)],
+    }
+    one.start()
+    one.client.write(secret)
+    one.until(lambda: one.accepted and len(one.far.data) >= 2 * len(secret))
+    one.client.sock.close()
+    one.far.sock.close()
+    one.ended()
+    assert SECRET not in json.dumps(one.house.audit)
+
+
+def _upstream_says(one: Bench) -> None:
+    if one.accepted:
+        one.far.write(READY)
+
+
+def _upstream_leaves(one: Bench) -> None:
+    if one.accepted:
+        one.far.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _turn(one: Bench) -> None:
+    one.step()
+    one.reactor.turn()
+
+
+def _be_idle(one: Bench) -> None:
+    one.house.time += IDLE
+    one.driver.check_idle()
+
+
+DOINGS: dict[str, Callable[[Bench], None]] = {
+    "client says": lambda one: one.client.write(b"C"),
+    "client leaves": lambda one: one.client.sock.shutdown(socket.SHUT_RDWR),
+    "upstream says": _upstream_says,
+    "upstream leaves": _upstream_leaves,
+    "turn": _turn,
+    "shutdown": lambda one: one.driver.shut_down(),
+    "idle": _be_idle,
+    "time": lambda one: one.reactor.advance(7),
+    "give way": lambda one: one.driver.give_way(),
+    "bug": lambda one: one.driver._client.on_bug(),
+}
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(doings=st.lists(st.sampled_from(sorted(DOINGS)), max_size=20), proxy=st.booleans())
+def test_one_end_whatever_happens(authority: Authority, tmp_path: Path, doings: list[str], proxy: bool):
+    reactor = ManualReactor()
+    poller = Poller(reactor)
+    one = Bench(reactor, poller, authority, tmp_path, {}, proxy_networks=TRUSTED if proxy else (), idle_timeout=IDLE)
+    one.answers |= {
+        Opened: [SetDeadline(15), one.dial],
+        Dialed: [SetDeadline(None), Splice(BackendFraming(), b"ahead", NOW + 50)],
+        ShuttingDown: [Close("stopping", b"bye", patient=True)],
+    }
+    for kind in (TimedOut, Expired, Idle, Lost):
+        one.answers[kind] = [Close(kind.__name__, b"bye")]
+    one.start()
+    one.client.write(PROXY)
+    for doing in doings:
+        try:
+            DOINGS[doing](one)
+        except OSError:
+            continue
+        assert len(one.session.of(Ended)) == len(one.house.gone) == len(one.house.records("close")) <= 1
+    one.client.sock.close()
+    for peer in one.accepted:
+        peer.sock.close()
+    one.server.close()
+    for _ in range(6):
+        reactor.settle()
+        one.house.time += 20
+        reactor.advance(20)
+    assert len(one.session.of(Ended)) == len(one.house.gone) == len(one.house.records("close")) == 1
+    assert reactor.getDelayedCalls() == []
+    assert not poller._watched
+    poller.close()
+
+
+@pytest.mark.parametrize("how", ["refused", "spliced"])
+def test_an_ended_connection_is_freed_at_once(
+    reactor: ManualReactor, poller: Poller, authority: Authority, tmp_path: Path, how: str
+):
+    """With its TLS state; a busy gateway would else hold many dead ones until the garbage collector comes."""
+    gc.collect()
+    gc.disable()
+    try:
+        one = Bench(reactor, poller, authority, tmp_path, {Opened: [Close("no", b"no")]} if how == "refused" else {})
+        session, sock = weakref.ref(one.session), weakref.ref(one.driver._client._sock)
+        if how == "refused":
+            one.start()
+        else:
+            spliced(one)
+        one.client.sock.close()
+        for peer in one.accepted:
+            peer.sock.close()
+        one.ended()
+        reactor.settle()
+        reactor.advance(LINGER_SECONDS)
+        one.server.close()
+        # What the test itself holds of it.
+        one.scripts.clear()
+        one.house.gone.clear()
+        del one.driver
+        assert session() is None
+        assert sock() is None
+    finally:
+        gc.enable()

@@ -1,0 +1,215 @@
+"""The audit: a line is a record whatever is in it, private, and never in the way of a session."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
+
+from gateway.audit import Audit, record
+from gateway.session.vocabulary import Facts
+
+NOW = 1_900_000_000.1234
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    said: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event.get("log_namespace") == "gateway.audit":
+            said.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield said
+    globalLogPublisher.removeObserver(observe)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.jsonl"
+
+
+# --- records -------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_record_says_and_in_which_order():
+    facts = Facts(user="u", subject="s", decision="allowed")
+    line = record("close", NOW, facts, connection=7, listener="main", client="192.0.2.1:5", reason="why", sent=0)
+    assert line == (
+        '{"time":"2030-03-17T17:46:40.123+00:00","event":"close","connection":7,"listener":"main",'
+        '"client":"192.0.2.1:5","reason":"why","sent":0,"user":"u","subject":"s","decision":"allowed"}'
+    )
+
+
+def test_what_is_not_known_is_left_out_but_zero_is_known():
+    entry = json.loads(record("close", NOW, Facts(), reason=None, sent=0))
+    assert entry == {"time": "2030-03-17T17:46:40.123+00:00", "event": "close", "sent": 0, "decision": "refused"}
+
+
+HOSTILE = [
+    'alice","decision":"allowed',
+    'alice"}\n{"time":"2030-01-01","event":"close","subject":"mallory"}',
+    "line\r\nbreak",
+    "\u2028\u2029\x85\x0b\x0c",
+    "\x00\x1b[31mred\x7f",
+    "a\\",
+    "ünïcödé 名前 😀",
+    "\ud800 alone",
+    "{brace} %s {0}",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_can_neither_end_the_line_nor_fake_another(name: str):
+    line = record("close", NOW, Facts(user=name, database=name), reason=name)
+    assert line.isascii()
+    assert len(line.splitlines()) == 1
+    assert line.isprintable()
+    entry = json.loads(line, object_pairs_hook=list)
+    assert [key for key, _ in entry] == ["time", "event", "reason", "user", "database", "decision"]
+    assert {value for key, value in entry if key in ("user", "database", "reason")} == {name}
+    assert dict(entry)["decision"] == "refused"
+
+
+@given(st.text(st.characters()))
+def test_whatever_a_client_calls_itself(name: str):
+    line = record("open", NOW, Facts(user=name))
+    assert len((line + "\n").encode("ascii").splitlines()) == 1
+    assert json.loads(line)["user"] == name
+
+
+# --- the file ------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_for_each_record(path: Path):
+    audit = Audit(path)
+    for number in range(3):
+        audit.write(record("open", NOW, Facts(), connection=number))
+    audit.close()
+    assert [json.loads(line)["connection"] for line in path.read_text().splitlines()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_only_its_owner_may_read_it(path: Path, umask: int):
+    before = os.umask(umask)
+    try:
+        Audit(path).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_was_there_stays(path: Path):
+    path.write_text("before\n")
+    audit = Audit(path)
+    audit.write("after")
+    audit.close()
+    assert path.read_text() == "before\nafter\n"
+
+
+def test_after_a_rotation_it_goes_on_in_the_new_file(path: Path):
+    audit = Audit(path)
+    audit.write("one")
+    path.rename(path.with_suffix(".1"))
+    audit.write("two")
+    audit.reopen()
+    audit.write("three")
+    audit.close()
+    assert path.with_suffix(".1").read_text() == "one\ntwo\n"
+    assert path.read_text() == "three\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_reopening_leaves_no_descriptor(path: Path):
+    audit = Audit(path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        audit.reopen()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    audit.close()
+    audit.close()
+
+
+def test_a_reopening_that_fails_keeps_the_old_file(path: Path):
+    audit = Audit(path)
+    path.rename(path.with_suffix(".1"))
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        audit.reopen()
+    audit.write("still")
+    audit.close()
+    assert path.with_suffix(".1").read_text() == "still\n"
+
+
+def test_a_file_that_cannot_be_opened_is_told_at_the_start(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        Audit(tmp_path / "no" / "such" / "folder")
+
+
+def test_children_do_not_inherit_it(path: Path):
+    audit = Audit(path)
+    assert not os.get_inheritable(audit._fd)
+    audit.close()
+
+
+# --- when it cannot be written -------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_stops_nobody_and_is_said_once(log: list[str]):
+    audit = Audit(Path("/dev/full"))
+    for _ in range(3):
+        audit.write(record("open", NOW, Facts()))
+    assert len(log) == 1
+    assert "No space left" in log[0]
+    assert "records are being lost" in log[0]
+    audit.close()
+
+
+def test_how_many_were_lost_is_said_when_there_is_room_again(path: Path, log: list[str]):
+    audit = Audit(Path("/dev/full"))
+    for _ in range(3):
+        audit.write("lost")
+    audit._path = path
+    audit.reopen()
+    audit.write("kept")
+    audit.write("kept")
+    audit.close()
+    assert path.read_text() == "kept\nkept\n"
+    assert [line for line in log if "3 records were lost" in line] == log[1:]
+
+
+def test_half_a_record_does_not_spoil_the_next(path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]):
+    """A disk that fills up takes the beginning of a line; the next one must not be glued to it."""
+    audit = Audit(path)
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: real(fd, data[:5]))
+        audit.write("the first record")
+    audit.write("the second")
+    audit.write("the third")
+    audit.close()
+    assert path.read_text() == "the f\nthe second\nthe third\n"
+    assert any("1 records were lost" in line for line in log)
+
+
+# --- the log -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["alice", *HOSTILE])
+def test_without_a_file_records_go_to_the_log_as_they_are(log: list[str], name: str):
+    audit = Audit(None)
+    line = record("open", NOW, Facts(user=name))
+    audit.write(line)
+    audit.reopen()
+    audit.close()
+    assert log == [line]
