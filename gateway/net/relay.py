@@ -23,6 +23,8 @@ _SHORT = 16_384
 LINGER_SECONDS = 10.0
 # A patient end wants the session idle for so long: a pipelining client may have more on its way.
 QUIET_SECONDS = 0.05
+# After the grace period the next message boundary is waited for so long.
+LAST_SECONDS = 1.0
 
 
 def _nothing(_: str) -> None:
@@ -39,6 +41,10 @@ class Pipe:
         self.moved = 0
         self.over = False
 
+    def _shorten(self, size: int) -> int:
+        """A farewell is due: how many of the bytes in VIEW are still to be sent on."""
+        return size
+
     def _passed(self, size: int) -> bool:
         """So many bytes, still in VIEW, were sent on. Whether to go on."""
         raise NotImplementedError
@@ -46,7 +52,7 @@ class Pipe:
     def pump(self) -> None:
         """Pass on what is there."""
         source, sink = self._source, self._sink
-        stream = source.stream
+        stream, relay = source.stream, self._relay
         read = stream.read
         at = source
         try:
@@ -56,6 +62,8 @@ class Pipe:
                 if not size:
                     source.blocked()
                     return
+                if relay.farewell is not None:
+                    size = self._shorten(size)
                 self.moved += size
                 at = sink
                 taken = sink.push(size)
@@ -73,7 +81,13 @@ class Pipe:
             self.over = True
             self._relay.over(self)
         except BrokenStream as error:
-            self._relay.lost(at, str(error))
+            self._broken(at, str(error))
+
+    def _broken(self, at: Transport, reason: str) -> None:
+        if at is self._source:
+            self._relay.lost(at, reason)
+        else:
+            self._relay.deaf(self, at, reason)
 
     def release(self) -> None:
         """The end: while each of them held the other, only the garbage collector would free both."""
@@ -103,6 +117,14 @@ class _Down(Pipe):
 
     __slots__ = ()
 
+    def _shorten(self, size: int) -> int:
+        """Up to the end of the message begun last, so that the farewell need not wait for a read to end with one."""
+        relay = self._relay
+        if relay.patient or relay.framing is None:
+            return size
+        found = relay.framing.seek(VIEW[:size])
+        return size if found is None else found
+
     def _passed(self, size: int) -> bool:
         relay = self._relay
         if relay.framing is not None:
@@ -120,13 +142,13 @@ class Relay:
         "_down",
         "_ended",
         "_mark",
-        "_patient",
         "_reason",
         "_timer",
         "_up",
         "_upstream",
         "farewell",
         "framing",
+        "patient",
     )
 
     def __init__(
@@ -136,7 +158,7 @@ class Relay:
         self._ended = ended
         self._up, self._down = _Up(self, client, upstream), _Down(self, upstream, client)
         self.farewell: bytes | None = None
-        self._patient = self._done = False
+        self.patient = self._done = False
         self._reason = ""
         self._mark = -1
         self._timer: Any = None
@@ -169,7 +191,7 @@ class Relay:
         if self._done or (self.farewell is not None and patient):
             return
         begun = self.farewell is None
-        self.farewell, self._reason, self._patient = farewell, reason, patient
+        self.farewell, self._reason, self.patient = farewell, reason, patient
         if begun:
             self._stop_timer()
             self._timer = self._clock.callLater(grace, self._out_of_patience)
@@ -182,7 +204,7 @@ class Relay:
         framing = self.framing
         if framing is not None and not framing.boundary:
             return False
-        if self._patient and not self._quiet(framing):
+        if self.patient and not self._quiet(framing):
             return False
         self._client.write(self.farewell)
         self._finish(self._reason)
@@ -200,9 +222,10 @@ class Relay:
         return False
 
     def _out_of_patience(self) -> None:
-        self._patient = False
-        self.take_leave()
-        self._finish(self._reason)
+        """Now at the next boundary, wherever the session is; if none comes soon, without a word."""
+        self.patient = False
+        if not self.take_leave():
+            self._timer = self._clock.callLater(LAST_SECONDS, self._finish, self._reason)
 
     def over(self, pipe: Pipe) -> None:
         """One stream has ended in order: the other direction may finish."""
@@ -223,6 +246,20 @@ class Relay:
             self._timer = self._clock.callLater(LINGER_SECONDS, self._lingered, sink, sink.pending)
         else:
             self._finish(self._reason)
+
+    def deaf(self, pipe: Pipe, sink: Transport, reason: str) -> None:
+        """The sink takes no more. What an upstream said before that, such as why, the client still hears.
+
+        Not over TLS, unless it was read already: OpenSSL reads nothing more after a write that failed.
+        """
+        if pipe is self._down or self._down.over:
+            self.lost(sink, reason)
+            return
+        self._reason = self._reason or f"the upstream's connection broke: {reason}"
+        pipe.over = True
+        self._client.pause()
+        if self._timer is None:
+            self._timer = self._clock.callLater(LINGER_SECONDS, self._lingered, self._client, self._client.pending)
 
     def lost(self, transport: Transport, reason: str) -> None:
         """That side broke."""

@@ -159,6 +159,9 @@ class Framing(Protocol):
     def feed(self, data: memoryview) -> None:
         """The next bytes to the client, in order."""
 
+    def seek(self, data: memoryview) -> int | None:
+        """How many of these next bytes, not fed yet, lead to a boundary; None: more than these, or unknown."""
+
     @property
     def boundary(self) -> bool:
         """Every message begun so far is also complete, as far as can be known."""

@@ -311,14 +311,19 @@ _MAX_WALK = 64
 # "INSERT 0 <20 digits>" or a command's name, far below 64 bytes.
 _RESULT_END = re.compile(rb"C\0\0\0([\x05-\x44])([A-Z][A-Z0-9 ]*)\0Z\0\0\0\x05[ITE]\Z")
 _RESULT_END_SIZE = 64 + 12
+# DataRow and CopyData, of which bulk results are made. A chain of so many, right up to the end of a read, is no chance;
+# where rows are short its first link is near the start.
+_BULK_TYPES = frozenset(b"Dd")
+_MIN_CHAIN = 8
+_MAX_SEEK = 8_192
 
 
 class BackendFraming:
     """Follows the message boundaries of an open session's backend stream, for at most `_MAX_WALK` steps a read.
 
     It is exact from ReadyForQuery on, through any number of messages, until one read holds more short messages than
-    that (a bulk result). It then says 'no boundary' until a read ends in CommandComplete and ReadyForQuery, and
-    follows from there.
+    that (a bulk result). It then says 'no boundary' until what it is fed ends in CommandComplete and ReadyForQuery, or
+    `seek` finds its way again, and follows from there.
     """
 
     __slots__ = ("_head", "_lost", "_rest", "asked")
@@ -336,6 +341,31 @@ class BackendFraming:
     @property
     def idle(self) -> bool:
         return not self.asked and self.boundary
+
+    def seek(self, data: memoryview) -> int | None:
+        """How many of these next bytes complete the message begun last; None: more than these.
+
+        Asked when a session is to end: in a bulk result it looks for the first chain of headers through to the end of
+        the bytes. Rows made to look like one could mislead it, to no other harm than an end inside a message.
+        """
+        if self._lost:
+            self._find_chain(data)
+            if self._lost:
+                return None
+        end = self._rest
+        if self._head:
+            header = self._head + bytes(data[: 5 - len(self._head)])
+            if len(header) < 5:
+                return None
+            end = 1 + _length_at(header, 1)[0] - len(self._head)
+        return end if end <= len(data) else None
+
+    def _find_chain(self, data: memoryview) -> None:
+        for start in range(min(len(data), _MAX_SEEK)):
+            if data[start] in _BULK_TYPES and _chain(data, start) >= _MIN_CHAIN:
+                self._rest, self._head = start, b""
+                self._lost = False
+                return
 
     def feed(self, data: memoryview) -> None:
         """The next bytes that the backend sent, in order."""
@@ -385,7 +415,23 @@ class BackendFraming:
         return at
 
     def _find_result_end(self, data: memoryview) -> None:
-        match = _RESULT_END.search(bytes(data[-_RESULT_END_SIZE:]))
+        # The end may come in two reads: what is kept in `_head` meanwhile is the last of what came before.
+        tail = (self._head + bytes(data[-_RESULT_END_SIZE:]))[-_RESULT_END_SIZE:]
+        match = _RESULT_END.search(tail)
         if match and match[1][0] == 5 + len(match[2]):
             self._rest, self._head = 0, b""
             self._lost = self.asked = False
+        else:
+            self._head = tail
+
+
+def _chain(data: memoryview, start: int) -> int:
+    """How many headers follow each other from `start` to the end of the bytes; 0 if the chain breaks before."""
+    at, size, found = start, len(data), 0
+    while at + 5 <= size:
+        length = _length_at(data, at + 1)[0]
+        if data[at] not in _BACKEND_TYPES or length < 4:
+            return 0
+        at += 1 + length
+        found += 1
+    return found

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.net.poller import Poller
-from gateway.net.relay import LINGER_SECONDS, QUIET_SECONDS, Relay
+from gateway.net.relay import LAST_SECONDS, LINGER_SECONDS, QUIET_SECONDS, Relay
 from gateway.net.stream import SIZE
 from gateway.net.transport import LINGER_SECONDS as CLOSE_SECONDS
 from gateway.net.transport import Transport
@@ -349,6 +349,41 @@ def test_the_upstream_breaks_while_it_is_written_to(splice: Make):
     assert one.ended[0].startswith("the upstream's connection broke: ")
 
 
+@pytest.mark.parametrize("tls", ["", "client"])
+@pytest.mark.parametrize("stalled", [False, True])
+def test_what_an_upstream_said_before_it_took_no_more_is_delivered(splice: Make, tls: str, stalled: bool):
+    """The reason why it closes is the last thing it says; a client in the middle of a request has to hear it."""
+    one = splice(tls=tls, buffer=8192 if stalled else 0).start()
+    rows = b"r" * 100_000 if stalled else b""
+    one.upstream.outbox += rows + b"FATAL"
+    while one.upstream.outbox:
+        one.upstream.step()
+        if stalled:
+            one.reactor.settle()
+            one.client.read(2_000)
+    one.upstream.sock.close()
+    one.client.write(b"q" * 1_000)
+    one.client_side.on_readable()  # before the upstream's turn, as it may come
+    one.client.step()
+    one.client_side.on_readable()
+    assert one.ended == []
+    one.until(lambda: one.client.end)
+    assert one.client.data == rows + b"FATAL"
+    assert one.ended[0].startswith("the upstream's connection broke: ")
+
+
+def test_an_upstream_that_takes_no_more_and_says_no_more_is_not_waited_for(splice: Make):
+    one = splice(buffer=4096).start()
+    one.upstream.outbox += b"r" * 100_000
+    one.reactor.until(lambda: one.client_side.pending, one.upstream.step)
+    one.upstream.sock.close()
+    one.client.write(b"q")
+    one.reactor.settle()
+    assert one.ended == []
+    one.reactor.advance(LINGER_SECONDS)
+    assert one.ended[0].startswith("the upstream's connection broke: ")
+
+
 def test_a_side_that_was_gone_before_the_start(splice: Make):
     one = splice()
     one.client_side.abort()
@@ -394,22 +429,47 @@ def test_a_farewell_at_a_boundary_is_said_at_once(busy: Splice):
 
 @pytest.mark.parametrize("cut", [1, 4, 5, 500, 1004])
 def test_a_farewell_is_never_put_inside_a_message(busy: Splice, cut: int):
-    """Every byte of the row comes before it, wherever the row was when it was due."""
+    """Every byte of the row comes before it, wherever the row was when it was due; and none of the next."""
     message = row(1_000)
     busy.say(message[:cut])
     busy.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
     busy.reactor.settle()
     assert busy.ended == []
-    busy.upstream.write(message[cut:] + row(20))
+    busy.upstream.write(message[cut:600])
+    busy.reactor.settle()
+    assert busy.ended == []
+    busy.upstream.write(message[max(cut, 600) :] + row(20) + row(30)[:7])
     busy.until(lambda: busy.client.end)
-    assert busy.client.data == READY + message + row(20) + FATAL
+    assert busy.client.data == READY + message + FATAL
     assert busy.ended == ["expired"]
+    assert busy.relay.received == len(READY + message)
+
+
+def test_the_patient_cut_nothing_short(busy: Splice):
+    busy.say(row(1_000)[:500])
+    busy.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    busy.upstream.write(row(1_000)[500:] + row(20) + READY)
+    busy.until(lambda: len(busy.client.data) == len(READY + row(1_000) + row(20) + READY))
+    busy.reactor.advance(QUIET_SECONDS)
+    busy.until(lambda: busy.client.end)
+    assert busy.client.data == READY + row(1_000) + row(20) + READY + FATAL
+
+
+def test_when_the_grace_is_over_the_next_boundary_will_do(busy: Splice):
+    busy.say(row(1_000)[:500])
+    busy.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    busy.reactor.advance(GRACE)
+    assert busy.ended == []
+    busy.upstream.write(row(1_000)[500:] + row(20))
+    busy.until(lambda: busy.client.end)
+    assert busy.client.data == READY + row(1_000) + FATAL
 
 
 def test_no_farewell_at_all_rather_than_inside_a_message(busy: Splice):
     busy.say(row(1_000)[:500])
     busy.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
-    busy.reactor.advance(GRACE - 0.1)
+    busy.reactor.advance(GRACE)
+    busy.reactor.advance(LAST_SECONDS - 0.1)
     assert busy.ended == []
     busy.reactor.advance(0.2)
     assert busy.ended == ["expired"]
@@ -460,6 +520,7 @@ def test_what_is_urgent_overtakes_patience_and_gets_no_more_time(busy: Splice):
     busy.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
     busy.relay.finish(FATAL, "shutdown again", patient=True, grace=GRACE)
     busy.reactor.advance(1)
+    busy.reactor.advance(LAST_SECONDS)
     assert busy.ended == ["expired"]
 
 
@@ -469,6 +530,7 @@ def test_a_farewell_to_a_client_that_does_not_read_is_bounded(splice: Make):
     one.reactor.until(lambda: one.client_side.pending, one.upstream.step)
     one.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
     one.reactor.advance(GRACE)
+    one.reactor.advance(LAST_SECONDS)
     assert one.ended == ["expired"]
     one.reactor.advance(CLOSE_SECONDS)
     assert one.both_closed()
