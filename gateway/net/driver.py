@@ -8,7 +8,6 @@ session hears Ended, the counters are given back, both sockets are closed and on
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -128,19 +127,22 @@ class Driver:
         self.number = number
         self.address: str | None = None  # what `house.welcome` counted
         self.subject: str | None = None  # what `house.admit` counted
-        self._session: Session = door.session(lambda subject: house.admit(self, subject))
+        self._session: Session = door.session(self._admit)
         self._client = Transport(house.poller, house.reactor, sock, self)
         self._upstream: Transport | None = None
         self._dial: dial.Dial | None = None
         self._target: Dial | None = None
         self._relay: Relay | None = None
         self._header: ProxyHeader | None = None
-        self._events: deque[Event] = deque()
+        self._events: list[Event] = []
         self._running = self._over = False
         self._deadline: Any = None
         self._expires = 0.0
         self._opened_at = self._moved_at = house.now()
         self._moved = 0
+
+    def _admit(self, subject: str) -> bool:
+        return self._house.admit(self, subject)
 
     def start(self) -> None:
         """Read the PROXY header where one is due, then open the session."""
@@ -184,7 +186,7 @@ class Driver:
         self._running = True
         try:
             while self._events and not self._over:
-                for command in self._handle(self._events.popleft()):
+                for command in self._handle(self._events.pop(0)):
                     if not self._over:
                         _RUN[type(command)](self, command)
         except Exception:  # noqa: BLE001 - fail closed, whatever it is
