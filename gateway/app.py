@@ -58,10 +58,11 @@ class Options(usage.Options):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a reload replaces as a whole: the configuration, and a door for each listener, by its name."""
+    """What a reload replaces as a whole: the configuration, and by a listener's name its door and its access."""
 
     config: Config
     doors: Mapping[str, Door]
+    access: Mapping[str, Access]
 
 
 def _section(settings: PostgresListener) -> str:
@@ -104,11 +105,15 @@ class Gateway(service.Service):
             problems,
         )
         problems.raise_if_any()
-        return State(settings, {one.name: self._door(settings, one, certificates) for one in settings.postgres})
+        return State(
+            settings,
+            {one.name: self._door(settings, one, certificates) for one in settings.postgres},
+            {one.name: self._access(settings, one) for one in settings.postgres},
+        )
 
-    def _door(self, settings: Config, one: PostgresListener, certificates: Certificates) -> Door:
+    def _access(self, settings: Config, one: PostgresListener) -> Access:
         jwt = settings.jwt[one.jwt]
-        access = Access(
+        return Access(
             listener=one.name,
             verifier=TokenVerifier(
                 jwt.keys, issuer=jwt.issuer, audience=jwt.audience, leeway=jwt.leeway, max_lifetime=jwt.max_lifetime
@@ -120,10 +125,15 @@ class Gateway(service.Service):
             terminate_on_expiry=one.terminate_on_expiry,
             handshake_timeout=settings.limits.handshake_timeout,
         )
+
+    def _door(self, settings: Config, one: PostgresListener, certificates: Certificates) -> Door:
+        def session(admit: Callable[[str], bool]) -> postgres.PostgresSession:
+            return postgres.PostgresSession(lambda: self._state.access[one.name], self.cancels, admit, time.time)
+
         return Door(
             name=one.name,
             section=_section(one),
-            session=lambda admit: postgres.PostgresSession(access, self.cancels, admit, time.time),
+            session=session,
             certificates=certificates,
             proxy_networks=one.proxy_protocol,
             handshake_timeout=settings.limits.handshake_timeout,
@@ -136,6 +146,9 @@ class Gateway(service.Service):
         problems = Problems()
         try:
             settings = self._load(problems)
+            if not settings.postgres:
+                # Nothing could be read, so nothing was removed either.
+                problems.raise_if_any()
             self._check_unchanged(settings, problems)
             state = self._build(settings, problems)
             if self._audit is not None:
@@ -148,6 +161,8 @@ class Gateway(service.Service):
         return True
 
     def _check_unchanged(self, settings: Config, problems: Problems) -> None:
+        if not settings.upstreams:
+            problems.add("upstream:main", "hosts", "to change to the quickstart needs a restart")
         before = {one.name: one.listen for one in self._state.config.postgres}
         for one in settings.postgres:
             if before.pop(one.name, None) != one.listen:
@@ -269,22 +284,37 @@ def _leave(text: str) -> NoReturn:
     raise SystemExit(1)
 
 
+def _end_early(stop: Callable[[], None]) -> None:
+    """Until the reactor runs a signal would end the process, and leave the quickstart's PostgreSQL behind."""
+
+    def end(*_: object) -> NoReturn:
+        stop()
+        raise SystemExit(0)
+
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, end)
+    # Not SIG_IGN, which the programs that we start would inherit.
+    signal.signal(signal.SIGHUP, lambda *_: None)
+
+
 def makeService(options: Mapping[str, Any], reactor: Any = None, environ: Mapping[str, str] = os.environ) -> Gateway:
     """The composition root, as twistd calls it. Ends the process with status 1 if it cannot be started."""
     if reactor is None:
         from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it, which twistd has to do first
-    # Absolute: a daemon changes its working directory before a reload reads it again.
-    path = Path(options["config"]).absolute() if options["config"] else None
+    # Taken once: with --rundir a reload would find another one.
+    folder = Path.cwd()
+    path = Path(options["config"]) if options["config"] else None
     demo: Quickstart | None = None
 
     def load(problems: Problems) -> Config:
-        settings = config.load(path, environ, problems)
+        settings = config.load(path, environ, folder, problems)
         return demo.complete(settings) if demo and not settings.upstreams else settings
 
     def stop() -> None:
         if demo:
             demo.stop()
 
+    _end_early(stop)
     problems = Problems()
     try:
         settings = load(problems)
@@ -297,6 +327,9 @@ def makeService(options: Mapping[str, Any], reactor: Any = None, environ: Mappin
     except ConfigError as error:
         stop()
         _leave(str(error))
+    except BaseException:
+        stop()
+        raise
     if demo:
         _say(demo.banner)
     return gateway

@@ -8,7 +8,8 @@ serves any).
 Everything is read and checked when it is built; a context is never changed once a connection has used it. A reload
 builds a new `Certificates` whole, and its owner swaps it in; running sessions keep theirs.
 
-Refuses, as a problem of the configuration: what `pem` refuses, and settings that would silently check nothing.
+Refuses, as a problem of the configuration: what `pem` refuses, and a CRL that would silently check nothing. Whether
+keys are missing is `config`'s to say; here that trusts nobody and presents nothing.
 Only warns in the log: an own certificate outside its dates, a CRL past its nextUpdate (a reload that also brings other
 changes must not fail for them), a private key that others can read.
 """
@@ -20,7 +21,6 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from gateway.errors import Problems, UpstreamError
-from gateway.pem import UNREADABLE, Credential, exposed, load_certificates, load_credential, load_crls, read
+from gateway.pem import UNREADABLE, Credential, Place, exposed, load_certificates, load_credential, load_crls, read
 from gateway.session.vocabulary import TLSFacts
-from gateway.upstream import ClientTLS, Login, ServerTLS, TLSMode, Upstream
+from gateway.upstream import ClientTLS, Login, ServerTLS, TLSMode, Upstream, is_ip
 
 log = Logger()
 
@@ -130,11 +130,11 @@ class _Trust:
 
 
 def _trust(
-    section: str, problems: Problems, ca: tuple[str, Path | None], crl: tuple[str, Path | None], stale_crl: str = "deny"
+    problems: Problems, ca: tuple[Place, Path | None], crl: tuple[Place, Path | None], stale_crl: str = "deny"
 ) -> _Trust:
-    """Reads a CA file and a CRL file, each given with the configuration's name for it."""
-    authorities = read(load_certificates, section, *ca, problems) or ()
-    crls = read(load_crls, section, *crl, problems) or ()
+    """Reads a CA file and a CRL file, each given with its place in the configuration."""
+    authorities = read(load_certificates, *ca, problems) or ()
+    crls = read(load_crls, *crl, problems) or ()
     if crl[1] and stale_crl == "warn":
         return _Trust(authorities, crls, _StaleCRLWarning(crl[1]))
     if crl[1] and any(each.next_update_utc and each.next_update_utc < datetime.now(UTC) for each in crls):
@@ -169,34 +169,35 @@ class ServerContext:
     """
 
     def __init__(self, section: str, tls: ServerTLS, alpn: tuple[bytes, ...], problems: Problems) -> None:
+        self._section = section
         self._tls = tls
         self._alpn = alpn
-        self._trust = self._client_trust(section, problems)
+        self._trust = self._client_trust(problems)
         self._exact: dict[bytes, SSL.Context] = {}
         self._wildcard: dict[bytes, SSL.Context] = {}
         self._default = self._new_context()
-        credential = load_credential(section, tls.certificate, tls.key, problems)
+        place, sni = self._place("certificate"), self._place("sni")
+        credential = load_credential((place, self._place("key")), tls.certificate, tls.key, problems)
         if credential:
-            with problems.at(section, "certificate"):
+            with problems.at(*place):
                 self._serve(credential, self._default)
         for certificate, key in tls.sni:
-            credential = load_credential(section, certificate, key, problems, ("sni", "sni"))
+            credential = load_credential((sni, sni), certificate, key, problems)
             if credential:
-                with problems.at(section, "sni"):
+                with problems.at(*sni):
                     self._serve(credential, self._new_context())
                     if not credential.dns_names():
                         raise ValueError(f"{certificate}: has no DNS name in its subjectAltName to choose it by")
 
-    def _client_trust(self, section: str, problems: Problems) -> _Trust:
+    def _place(self, key: str) -> Place:
+        return self._tls.sections.get(key, self._section), key
+
+    def _client_trust(self, problems: Problems) -> _Trust:
         tls = self._tls
         if tls.client_certificate == "none":
-            if tls.client_ca or tls.client_crl:
-                problems.add(section, "client_certificate", "is none, so client_ca and client_crl would check nobody")
             return _Trust()
-        if not tls.client_ca:
-            problems.add(section, "client_ca", f"is needed where client_certificate is {tls.client_certificate}")
-        ca, crl = ("client_ca", tls.client_ca), ("client_crl", tls.client_crl)
-        return _trust(section, problems, ca, crl, tls.stale_crl)
+        ca, crl = (self._place("client_ca"), tls.client_ca), (self._place("client_crl"), tls.client_crl)
+        return _trust(problems, ca, crl, tls.stale_crl)
 
     def _new_context(self) -> SSL.Context:
         context = _context(SSL.TLS_SERVER_METHOD, self._tls.minimum_version)
@@ -238,14 +239,6 @@ class ServerContext:
 # --- upstreams ----------------------------------------------------------------------------------------------------
 
 
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _own_pair(tls: ClientTLS, login: Login) -> tuple[Path | None, Path | None]:
     """The client certificate and key of a login; the upstream's where the login has neither."""
     if login.certificate or login.key:
@@ -260,15 +253,11 @@ class ClientContext:
     `verify-full` never falls back on the certificate's CN (RFC 9525, 2).
     """
 
-    def __init__(
-        self, section: str, tls: ClientTLS, login: Login, problems: Problems, alpn: tuple[bytes, ...] = ()
-    ) -> None:
+    def __init__(self, section: str, tls: ClientTLS, login: Login, problems: Problems) -> None:
         self._tls = tls
         self._context = _context(SSL.TLS_CLIENT_METHOD, "1.2")
         self._verify(section, problems)
-        self._present(section, _own_pair(tls, login), problems)
-        if alpn:
-            self._context.set_alpn_protos(list(alpn))
+        self._present(section, login, problems)
 
     def _verify(self, section: str, problems: Problems) -> None:
         tls = self._tls
@@ -279,26 +268,27 @@ class ClientContext:
             return
         if not tls.root_certificate:
             self._context.set_default_verify_paths()
-        trust = _trust(section, problems, ("root_certificate", tls.root_certificate), ("crl", tls.crl))
-        trust.install(self._context, SSL.VERIFY_PEER)
+        ca, crl = ((section, "root_certificate"), tls.root_certificate), ((section, "crl"), tls.crl)
+        _trust(problems, ca, crl).install(self._context, SSL.VERIFY_PEER)
 
-    def _present(self, section: str, pair: tuple[Path | None, Path | None], problems: Problems) -> None:
-        certificate, key = pair
-        if certificate and key:
-            credential = load_credential(section, certificate, key, problems)
-            if credential:
-                with problems.at(section, "certificate"):
-                    _install(credential, self._context)
-        elif certificate:
-            problems.add(section, "key", f"is needed for the certificate {certificate}")
-        elif key:
-            problems.add(section, "certificate", f"is needed for the key {key}")
+    def _present(self, section: str, login: Login, problems: Problems) -> None:
+        certificate, key = _own_pair(self._tls, login)
+        if not certificate or not key:
+            return
+        place, key_place = (section, "client_certificate"), (section, "client_key")
+        if login.certificate:
+            section = login.section or section
+            place, key_place = (section, "certificate"), (section, "key")
+        credential = load_credential((place, key_place), certificate, key, problems)
+        if credential:
+            with problems.at(*place):
+                _install(credential, self._context)
 
     def connection(self, sock: socket.socket, host: str) -> SSL.Connection:
         """A connection on that non-blocking socket, about to greet `host`: a DNS name, IP address or socket path."""
         connection = SSL.Connection(self._context, sock)
         # RFC 6066, 3: the server name is a DNS name in ASCII without its final dot, and never an IP address.
-        if host.isascii() and not host.startswith(("/", "@")) and not _is_ip(host):
+        if host.isascii() and not host.startswith(("/", "@")) and not is_ip(host):
             connection.set_tlsext_host_name(host.removesuffix(".").encode("ascii"))
         connection.set_connect_state()
         return connection
@@ -311,7 +301,7 @@ class ClientContext:
             certificate = connection.get_peer_certificate(as_cryptography=True)
             if certificate is None or not host.isascii():
                 raise UpstreamError(f"the upstream has no certificate that could be for {host}")
-            if _is_ip(host):
+            if is_ip(host):
                 verify_certificate_ip_address(certificate, host)
             else:
                 verify_certificate_hostname(certificate, host.removesuffix("."))
@@ -337,18 +327,18 @@ class Certificates:
         problems: Problems,
     ) -> Certificates:
         """Both mappings are by configuration section, where their problems are reported."""
-        contexts = {section: ServerContext(section, tls, alpn, problems) for section, (tls, alpn) in servers.items()}
+        # Listeners share what [tls] says, and logins what their upstream does: those problems are told once.
+        found = Problems()
+        contexts = {section: ServerContext(section, tls, alpn, found) for section, (tls, alpn) in servers.items()}
         clients: dict[tuple[str, Path | None, Path | None], ClientContext] = {}
         for section, upstream in upstreams.items():
             if upstream.tls.mode is TLSMode.DISABLE:
                 continue
-            found = Problems()
             for login in (Login(), *upstream.logins):
                 key = (upstream.name, *_own_pair(upstream.tls, login))
                 if key not in clients:
                     clients[key] = ClientContext(section, upstream.tls, login, found)
-            # Logins share the upstream's root certificate and CRL: their problems are told once.
-            problems.found.extend(dict.fromkeys(found.found))
+        problems.found.extend(dict.fromkeys(found.found))
         return cls(contexts, clients)
 
     def server(self, section: str) -> ServerContext:
@@ -372,6 +362,7 @@ def tls_facts(connection: SSL.Connection) -> TLSFacts:
         alpn=connection.get_alpn_proto_negotiated(),
         server_name=None if name is None else name.decode("ascii", "backslashreplace"),
         peer_certificate=dump_certificate(FILETYPE_ASN1, certificate) if certificate else None,
+        peer_expires=certificate.to_cryptography().not_valid_after_utc.timestamp() if certificate else None,
     )
 
 

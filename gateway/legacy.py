@@ -41,12 +41,14 @@ def present(environ: Mapping[str, str]) -> bool:
     return any(name in _VARIABLES or _PUBLIC_KEY.fullmatch(name) for name in environ)
 
 
-def read(environ: Mapping[str, str], problems: Problems) -> tuple[Upstream, JWTSettings, PostgresListener]:
-    """What that proxy did with them. To be used only if there is no problem."""
+def read(
+    environ: Mapping[str, str], folder: Path, problems: Problems
+) -> tuple[Upstream, JWTSettings, PostgresListener]:
+    """What that proxy did with them, started in that folder. To be used only if there is no problem."""
     for name in _VARIABLES:
         if name not in environ or (not environ[name] and name != "DOWNSTREAM__IP"):
             problems.add(_PLACE, name, "is required")
-    return _upstream(environ, problems), _jwt(environ, problems), _listener(environ, problems)
+    return _upstream(environ, problems), _jwt(environ, problems), _listener(environ, folder, problems)
 
 
 def _upstream(environ: Mapping[str, str], problems: Problems) -> Upstream:
@@ -76,7 +78,7 @@ def _jwt(environ: Mapping[str, str], problems: Problems) -> JWTSettings:
     return JWTSettings(_NAME, tuple(keys))
 
 
-def _listener(environ: Mapping[str, str], problems: Problems) -> PostgresListener:
+def _listener(environ: Mapping[str, str], folder: Path, problems: Problems) -> PostgresListener:
     # Empty was every IPv4 interface, and stays so: IPv6 would open a door that was shut.
     ip, number = environ.get("DOWNSTREAM__IP") or "0.0.0.0", _port(environ, "DOWNSTREAM__PORT", problems)  # noqa: S104
     listen: tuple[Address, ...] = ()
@@ -87,8 +89,7 @@ def _listener(environ: Mapping[str, str], problems: Problems) -> PostgresListene
     return PostgresListener(
         name=_NAME,
         listen=listen,
-        # Absolute, because a daemon changes its working directory before a reload reads them again.
-        tls=ServerTLS(Path(certificate).absolute(), Path(key).absolute()) if certificate and key else None,
+        tls=ServerTLS(folder / certificate, folder / key) if certificate and key else None,
         upstream=_NAME,
         jwt=_NAME,
         rules=(parse_rule(_RULE, "[environment]"),),

@@ -7,9 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 
 # A rate is remembered for so many keys at once; past that the stalest are forgotten, which can only be generous.
 _MAX_BUCKETS = 10_000
+
+
+def whose(address: str) -> str:
+    """What one client can have as its address: an IPv4 address, or the /64 that whoever has one IPv6 address has."""
+    if ":" not in address:
+        return address
+    return str(IPv6Address(int(IPv6Address(address)) >> 64 << 64))
 
 
 @dataclass(slots=True)

@@ -22,6 +22,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from gateway.errors import Problems
 
 T = TypeVar("T")
+
+# Where the configuration says something, and where its problems are told: a section and a key in it.
+Place = tuple[str, str]
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 
 CERTIFICATE_BLOCK = re.compile(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----")
@@ -94,10 +97,10 @@ def exposed(path: Path) -> bool:
     return bool(status.st_mode & (0o037 if status.st_uid == 0 else 0o077))
 
 
-def read(load: Callable[[Path], T], section: str, key: str, path: Path | None, problems: Problems) -> T | None:
-    """What `load` makes of that file; None without a path, and None with a problem of `[section] key` if it fails."""
+def read(load: Callable[[Path], T], place: Place, path: Path | None, problems: Problems) -> T | None:
+    """What `load` makes of that file; None without a path, and None with a problem of that place if it fails."""
     if path:
-        with problems.at(section, key):
+        with problems.at(*place):
             return load(path)
     return None
 
@@ -120,15 +123,13 @@ class Credential:
         return [name.lower().encode("ascii") for name in names.get_values_for_type(x509.DNSName)]
 
 
-def load_credential(
-    section: str, certificate: Path, key: Path, problems: Problems, names: tuple[str, str] = ("certificate", "key")
-) -> Credential | None:
-    """Both files, checked against each other; `names` are what the configuration calls them."""
-    chain = read(load_certificates, section, names[0], certificate, problems)
-    private = read(load_key, section, names[1], key, problems)
+def load_credential(places: tuple[Place, Place], certificate: Path, key: Path, problems: Problems) -> Credential | None:
+    """Both files, checked against each other; `places` are where the configuration names them."""
+    chain = read(load_certificates, places[0], certificate, problems)
+    private = read(load_key, places[1], key, problems)
     if chain is None or private is None:
         return None
     if chain[0].public_key() != private.public_key():
-        problems.add(section, names[1], f"{key}: does not match the certificate {certificate}")
+        problems.add(*places[1], f"{key}: does not match the certificate {certificate}")
         return None
     return Credential(certificate, key, chain, private)

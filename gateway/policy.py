@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from gateway.identity import Identity
+from gateway.wire.postgres import MAX_NAME
 
 IPAddress = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -23,7 +24,7 @@ Network = IPv4Network | IPv6Network
 class Request:
     """What a proven identity asks for.
 
-    database: empty for physical replication, which belongs to no database and reads all of them.
+    database: empty for replication, which can read all of them whichever it names.
     user: the user of the start-up packet. role: the upstream role mapped from the token.
     address: the client's IP address, or empty for the client of a Unix socket.
     """
@@ -103,7 +104,7 @@ class Rule:
 
     def _covers(self, request: Request) -> bool:
         if request.replication and not request.database and not self.allow:
-            # Physical replication reads every database, so also the one that this rule denies.
+            # It can read every database, so also the one that this rule denies.
             return True
         if "sameuser" in self.databases.keywords and request.database == request.user:
             return True
@@ -251,4 +252,13 @@ def _options(fields: list[_Field]) -> dict[str, str]:
         if len(field.items) != 1 or (field.option != "role" and field.items[0].name != "yes"):
             raise ValueError(f"{field.option} takes {'one name' if field.option == 'role' else 'only yes'}")
         given[field.option] = field.items[0].name
+    if "role" in given:
+        role_name(given["role"])
     return given
+
+
+def role_name(text: str) -> str:
+    """PostgreSQL cuts a longer name (manual, "Identifiers and Key Words"), and it might then be another role's."""
+    if len(text.encode()) > MAX_NAME:
+        raise ValueError(f"the role {text} is longer than the {MAX_NAME} bytes that PostgreSQL allows")
+    return text

@@ -129,6 +129,7 @@ def _problem(reason: str) -> ConfigError:
 def _prepare(
     config: Config, log: Callable[[str], None], folder: Path, programs: Path, running: ExitStack
 ) -> Quickstart:
+    listener, port = _door(config)
     account = Account.current()
     _open_folder(folder, account)
     running.callback(os.close, _lock(folder))
@@ -140,16 +141,24 @@ def _prepare(
         cluster.make(ROLE, DATABASE, DEFINITION)
     socket = cluster.start()
     running.callback(_stop, cluster, log)
-    listener = config.postgres[0]
     token = None if listener.jwt in config.jwt else _token(folder / "jwt" / "token", key)
     environment = folder / "quickstart.env"
-    _write_environment(environment, listener, token, folder / "pki" / "ca.crt")
+    _write_environment(environment, port, token, None if listener.tls else folder / "pki" / "ca.crt")
     verifying, password = VerificationKey(key.public_key()), cluster.password
 
     def complete(config: Config) -> Config:
         return _complete(config, tls, verifying, socket, password)
 
     return Quickstart(complete(config), _banner(environment, token), complete, running.pop_all())
+
+
+def _door(config: Config) -> tuple[PostgresListener, int]:
+    """The first listener with a TCP port: libpq speaks no TLS on a Unix socket (manual, "SSL Support")."""
+    for listener in config.postgres:
+        for address in listener.listen:
+            if address.port:
+                return listener, address.port
+    raise EmbeddedError("it needs a listener on a TCP port")
 
 
 def _stop(cluster: Cluster, log: Callable[[str], None]) -> None:
@@ -336,19 +345,19 @@ def _token(path: Path, key: Ed25519PrivateKey) -> str:
 # --- what to do with it ---------------------------------------------------------------------------------------------
 
 
-def _write_environment(path: Path, listener: PostgresListener, token: str | None, ca: Path) -> None:
+def _write_environment(path: Path, port: int, token: str | None, ca: Path | None) -> None:
     """For libpq and everything that reads its variables. What the INI replaced is left to the reader, who knows it.
 
     PGHOST is a name, because before version 15 libpq compared addresses with no SAN of type IP address.
     """
     variables = {
         "PGHOST": "localhost",
-        "PGPORT": str(listener.listen[0].port),
+        "PGPORT": str(port),
         "PGUSER": ROLE,
         "PGDATABASE": DATABASE,
         "PGPASSWORD": token,
         "PGSSLMODE": "verify-full",
-        "PGSSLROOTCERT": None if listener.tls else str(ca),
+        "PGSSLROOTCERT": None if ca is None else str(ca),
     }
     lines = (f"{name}={shlex.quote(value)}\n" for name, value in variables.items() if value is not None)
     write_private(path, "".join(lines))
@@ -360,7 +369,9 @@ def _banner(environment: Path, token: str | None) -> str:
     python = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
     command = python if shutil.which("psql") is None else f"psql -c {shlex.quote(QUERY)}"
     asked = "" if token else ", with a JWT for it as PGPASSWORD"
+    renewed = f"quickstart: the token lasts {TOKEN_SECONDS // 3600} hours at most; only a restart renews it.\n"
     return (
+        f"{renewed if token else ''}"
         f"quickstart: a PostgreSQL with demo data is behind the gateway. As {ROLE}, in another terminal{asked}:\n"
         f"    (set -a; . {shlex.quote(str(environment))}; {command})"
     )

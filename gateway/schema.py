@@ -16,13 +16,10 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from gateway.policy import Network, parse_network
-from gateway.upstream import Address, TLSMode
+from gateway.policy import Network, parse_network, role_name
+from gateway.upstream import MAX_SOCKET_PATH, Address, TLSMode
 
 POSTGRES_PORT = 5432
-
-# sun_path holds 108 bytes with its final NUL on Linux (unix(7)).
-_MAX_SOCKET_PATH = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +101,10 @@ def name(text: str) -> str:
     return text
 
 
+def role(text: str) -> str:
+    return role_name(line(text))
+
+
 def log_file(text: str) -> Path | None:
     return None if text == "-" else path(text)
 
@@ -183,8 +184,8 @@ def _socket(text: str) -> Address:
     socket = found["path"]
     if found["port"] or not socket.rpartition("/")[2].startswith(".s.PGSQL."):
         socket = f"{socket.rstrip('/')}/.s.PGSQL.{port(found['port'] or str(POSTGRES_PORT))}"
-    if len(socket.encode()) > _MAX_SOCKET_PATH:
-        raise ValueError(f"{socket} is longer than the {_MAX_SOCKET_PATH} bytes that a Unix socket's path may have")
+    if len(socket.encode()) > MAX_SOCKET_PATH:
+        raise ValueError(f"{socket} is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket's path may have")
     return Address(socket, 0)
 
 
@@ -298,7 +299,7 @@ NAMED: Mapping[str, Keys] = {
         "connect_timeout": Key(timeout, "10"),
     },
     "login": {
-        "role": Key(line),
+        "role": Key(role),
         "upstream": Key(name, "main"),
         **SECRET,
         "certificate": Key(path),

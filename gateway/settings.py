@@ -17,7 +17,8 @@ from gateway.upstream import Address, ServerTLS, Upstream
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """shutdown_grace: seconds that busy sessions keep after SIGTERM."""
+    """shutdown_grace: seconds that busy sessions keep after SIGTERM, and in which one that has expired or was idle for
+    too long may look for a message boundary to end at."""
 
     shutdown_grace: float
 
@@ -26,8 +27,9 @@ class GatewaySettings:
 class LimitSettings:
     """What one peer, and all of them, may take.
 
-    handshake_timeout: seconds for everything before the session is open. idle_timeout: seconds, or None for no limit.
-    cancel_rate: CancelRequests a second from one client address.
+    handshake_timeout: seconds until the upstream is dialed; from then on its own connect_timeout counts.
+    idle_timeout: seconds, or None for no limit. cancel_rate: CancelRequests a second from one client address. All
+    clients on Unix sockets are one address.
     """
 
     max_connections: int

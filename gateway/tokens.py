@@ -32,8 +32,8 @@ from jwt.algorithms import Algorithm, ECAlgorithm, OKPAlgorithm, RSAAlgorithm, R
 from gateway.errors import Denied
 from gateway.identity import Identity
 
-# What a PasswordMessage of 64 KiB leaves for the password: its type, its length and the final NUL take six bytes.
-MAX_TOKEN: Final = 64 * 1024 - 6
+# As long as the longest password that is read: the password, not this, is what a client could find too long.
+MAX_TOKEN: Final = 64 * 1024
 
 # The header is parsed before the signature is known to be good; this has room for a certificate chain that we ignore.
 MAX_HEADER: Final = 16 * 1024

@@ -5,9 +5,14 @@ Pure data: the contexts made from it live in `certs`, the sockets in `net`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import ip_address
 from pathlib import Path
+
+# sun_path holds 108 bytes with its final NUL on Linux (unix(7)).
+MAX_SOCKET_PATH = 107
 
 
 class TLSMode(Enum):
@@ -32,6 +37,15 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def is_ip(host: str) -> bool:
+    """Whether an address's host is an IP address, so neither a name nor a path."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class ClientTLS:
     """How we speak TLS to an upstream. Without `root_certificate`, verifying modes use the system's CAs."""
@@ -53,6 +67,7 @@ class ServerTLS:
     client_certificate: `"none"`, `"optional"` or `"required"`; the last two need `client_ca`.
     stale_crl: what a CRL past its nextUpdate does: `"deny"` everybody it speaks of, or `"warn"` in the log.
     minimum_version: `"1.2"` or `"1.3"`.
+    sections: the section that says a key, where that is not the listener's own; its problems are told there.
     """
 
     certificate: Path
@@ -63,16 +78,21 @@ class ServerTLS:
     client_crl: Path | None = None
     stale_crl: str = "deny"
     minimum_version: str = "1.2"
+    sections: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """How we log in as one role, or as any role where `role` is None. Without a password: trust or certificate."""
+    """How we log in as one role, or as any role where `role` is None. Without a password: trust or certificate.
+
+    section: where it is configured, if not in the upstream's own; its problems are told there.
+    """
 
     role: str | None = None
     password: str | None = field(default=None, repr=False)
     certificate: Path | None = None
     key: Path | None = None
+    section: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.pki import Issued
+from tests.raw_client import message
 
 # Said to one connection, until it returns; then the connection is closed. What it raises as OSError is no failure.
 Talk = Callable[["Caller"], None]
@@ -40,6 +41,16 @@ class Caller:
         """Until the other side hangs up."""
         while self.read():
             pass
+
+    def let_in(self, key: bytes = b"") -> None:
+        """After the StartupMessage: ask for nothing, and say that the role is no superuser. `key`: BackendKeyData."""
+        if not self.said:
+            self.read()
+        ready = message(b"Z", b"I")
+        self.send(message(b"R", bytes(4)) + key + ready)
+        self.read()
+        row = message(b"D", b"\0\1\0\0\0\1f")
+        self.send(message(b"T", bytes(2)) + row + message(b"C", b"SELECT 1\0") + ready)
 
     def start_tls(self, context: ssl.SSLContext) -> None:
         self.read()

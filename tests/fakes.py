@@ -114,6 +114,20 @@ ORDINARY_ROLE = status(b"is_superuser", b"off")
 WELCOME = OK + ORDINARY_ROLE + KEY_DATA + READY
 
 
+SUPERUSER_QUERY = message(
+    b"Q", b"SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) session_user\0"
+)
+
+
+def superuser_is(value: bytes) -> bytes:
+    """The whole answer to SUPERUSER_QUERY."""
+    row = message(b"D", pack("!HI", 1, len(value)) + value)
+    return message(b"T", bytes(2)) + row + message(b"C", b"SELECT 1\0") + READY
+
+
+NOT_SUPERUSER, IS_SUPERUSER = superuser_is(b"f"), superuser_is(b"t")
+
+
 # --- settings ----------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +162,10 @@ def access(*rules: str, **settings: Any) -> Access:
 
 
 class Conversation:
-    """One session from Opened on; `commands` is all that it has ever answered."""
+    """One session from Opened on; `commands` is all that it has ever answered.
+
+    superuser: what the upstream says when it is asked, by itself; None: nothing yet.
+    """
 
     def __init__(
         self,
@@ -160,13 +177,17 @@ class Conversation:
         over_limit: bool = False,
     ) -> None:
         self.cancels = CancelKeys(5.0) if cancels is None else cancels
-        self.session = PostgresSession(settings or access(), self.cancels, admit, lambda: NOW)
+        self.access = settings or access()
+        self.session = PostgresSession(lambda: self.access, self.cancels, admit, lambda: NOW)
+        self.superuser: bytes | None = NOT_SUPERUSER
         self.commands: list[Command] = []
         self.tell(Opened(client, over_limit))
 
     def tell(self, event: Event) -> list[Command]:
         answer = list(self.session.handle(event))
         self.commands += answer
+        if self.superuser is not None and Send(Side.UPSTREAM, SUPERUSER_QUERY) in answer:
+            answer += self.upstream(self.superuser)
         return answer
 
     def client(self, data: bytes) -> list[Command]:

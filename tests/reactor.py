@@ -69,9 +69,6 @@ class ManualReactor(Clock):
     def getWriters(self) -> list[Any]:  # noqa: N802
         return []
 
-    def getThreadPool(self) -> HeldThreads:  # noqa: N802
-        return self.threads
-
     def callFromThread(self, call: Callable[..., Any], *values: Any, **named: Any) -> None:  # noqa: N802
         self.callLater(0, call, *values, **named)
 

@@ -509,8 +509,8 @@ def test_a_stale_crl_that_counts_forgives_nothing_else(tmp_path: Path) -> None:
 # --- upstreams ----------------------------------------------------------------------------------------------------
 
 
-def client_context(tls: ClientTLS, login: Login | None = None, alpn: tuple[bytes, ...] = ()) -> ClientContext:
-    context = ClientContext("upstream:u", tls, login or Login(), problems := Problems(), alpn)
+def client_context(tls: ClientTLS, login: Login | None = None) -> ClientContext:
+    context = ClientContext("upstream:u", tls, login or Login(), problems := Problems())
     problems.raise_if_any()
     return context
 
@@ -645,16 +645,6 @@ def test_only_dns_names_are_sent_as_server_name(host: str, sent: str | None) -> 
     assert tls_facts(pair.server).server_name == sent
 
 
-def test_our_client_sends_alpn_only_if_told(tmp_path: Path) -> None:
-    listener = Listener(tmp_path, alpn=(b"postgresql",))
-    for alpn, agreed in (((), b""), ((b"postgresql",), b"postgresql")):
-        ours, theirs = sockets()
-        context = client_context(ClientTLS(TLSMode.REQUIRE), alpn=alpn)
-        pair = shake(context.connection(theirs, "db.example.org"), listener.context.connection(ours))
-        assert pair.accepted
-        assert tls_facts(pair.client).alpn == agreed
-
-
 def test_an_old_upstream_is_refused() -> None:
     context = client_context(ClientTLS(TLSMode.REQUIRE))
     for maximum, accepted in ((SSL.TLS1_2_VERSION, True), (SSL.TLS1_1_VERSION, False)):
@@ -773,18 +763,21 @@ def test_the_chain_is_sent_along(tmp_path: Path, root: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["optional", "required"])
-def test_client_certificates_need_an_authority(tmp_path: Path, good: ServerTLS, mode: str) -> None:
-    told = f"[postgres] client_ca: is needed where client_certificate is {mode}"
-    assert problems_of(replace(good, client_certificate=mode)) == [told]
+def test_without_an_authority_no_client_certificate_is_accepted(tmp_path: Path, mode: str) -> None:
+    """The configuration refuses this; if it did not, it would let nobody in who shows one."""
+    pair = Listener(tmp_path, client_certificate=mode).meet(ALICE)
+    assert "certificate verify failed" in refusal(pair)
+
+
+@pytest.mark.parametrize("mode", ["optional", "required"])
+def test_an_empty_authority_is_told(tmp_path: Path, good: ServerTLS, mode: str) -> None:
     empty = write_pem(tmp_path / "empty.crt")
     told = f"[postgres] client_ca: {empty}: is not a readable PEM certificate"
     assert problems_of(replace(good, client_certificate=mode, client_ca=empty)) == [told]
 
 
-def test_trust_that_would_check_nobody(tmp_path: Path, good: ServerTLS) -> None:
+def test_a_crl_that_would_check_nobody(tmp_path: Path) -> None:
     ca = write_pem(tmp_path / "ca.crt", CA.certificate)
-    told = "[postgres] client_certificate: is none, so client_ca and client_crl would check nobody"
-    assert problems_of(replace(good, client_ca=ca)) == [told]
     with pytest.raises(ConfigError, match=r"^\[upstream:u\] crl: would check nothing"):
         client_context(ClientTLS(TLSMode.REQUIRE, crl=ca))
 
@@ -817,36 +810,54 @@ def test_a_certificate_that_no_name_could_choose(tmp_path: Path, good: ServerTLS
     assert problems_of(replace(good, sni=(pair,))) == [told]
 
 
-def test_half_a_client_certificate(tmp_path: Path) -> None:
+def test_half_a_client_certificate_is_not_presented(tmp_path: Path) -> None:
+    """Nor the upstream's in its place: the login has its own, and the configuration refuses half of one."""
     certificate, key = ALICE.write(tmp_path, "alice")
-    with pytest.raises(ConfigError, match=rf"^\[upstream:u\] key: is needed for the certificate {certificate}$"):
-        client_context(ClientTLS(TLSMode.REQUIRE, certificate=certificate))
-    with pytest.raises(ConfigError, match=rf"^\[upstream:u\] certificate: is needed for the key {key}$"):
-        client_context(ClientTLS(TLSMode.REQUIRE), Login(key=key))
+    whole = ClientTLS(TLSMode.REQUIRE, certificate=certificate, key=key)
+    for half in (Login(certificate=certificate), Login(key=key)):
+        pair = greet(client_context(whole, half), "db.example.org", ask=True)
+        assert pair.accepted
+        assert tls_facts(pair.server).peer_certificate is None
 
 
-def test_all_problems_are_told_at_once_and_each_once(tmp_path: Path) -> None:
+def test_all_problems_are_told_at_once_and_each_once_under_a_key_that_there_is(tmp_path: Path) -> None:
     gone, folder = tmp_path / "gone", tmp_path
     certificate, key = ALICE.write(tmp_path, "alice")
-    server = ServerTLS(
+    shared = ServerTLS(
         gone,
         gone,
         sni=((certificate, write_pem(tmp_path / "clients.key", CLIENTS.key)),),
         client_certificate="required",
+        client_ca=gone,
+        client_crl=folder,
+        sections=dict.fromkeys(("certificate", "key", "sni", "client_certificate", "client_ca", "client_crl"), "tls"),
     )
-    client = ClientTLS(root_certificate=gone, crl=folder, certificate=certificate, key=key)
-    service = upstream(client, Login("a", certificate=gone, key=key), Login("b", "secret"))
-    Certificates.build({"postgres": (server, ())}, {"upstream:main": service}, problems := Problems())
+    own = replace(shared, certificate=folder, sections={"key": "tls", "client_ca": "tls", "sni": "tls"})
+    client = ClientTLS(root_certificate=gone, crl=folder, certificate=gone, key=gone)
+    logins = (
+        Login("a", certificate=gone, key=key, section="login:a"),
+        Login("b", certificate=certificate, key=tmp_path / "clients.key", section="login:b"),
+        Login("c", "secret", section="login:c"),
+    )
+    service = upstream(client, *logins)
+    servers = {"postgres:one": (shared, ()), "postgres:two": (shared, ()), "postgres:own": (own, ())}
+    Certificates.build(servers, {"upstream:main": service}, problems := Problems())
     with pytest.raises(ConfigError) as told:
         problems.raise_if_any()
     assert str(told.value).splitlines() == [
-        "[postgres] client_ca: is needed where client_certificate is required",
-        f"[postgres] certificate: {gone}: No such file or directory",
-        f"[postgres] key: {gone}: No such file or directory",
-        f"[postgres] sni: {tmp_path / 'clients.key'}: does not match the certificate {certificate}",
+        f"[tls] client_ca: {gone}: No such file or directory",
+        f"[tls] client_crl: {folder}: Is a directory",
+        f"[tls] certificate: {gone}: No such file or directory",
+        f"[tls] key: {gone}: No such file or directory",
+        f"[tls] sni: {tmp_path / 'clients.key'}: does not match the certificate {certificate}",
+        f"[postgres:own] client_crl: {folder}: Is a directory",
+        f"[postgres:own] certificate: {folder}: Is a directory",
         f"[upstream:main] root_certificate: {gone}: No such file or directory",
         f"[upstream:main] crl: {folder}: Is a directory",
-        f"[upstream:main] certificate: {gone}: No such file or directory",
+        f"[upstream:main] client_certificate: {gone}: No such file or directory",
+        f"[upstream:main] client_key: {gone}: No such file or directory",
+        f"[login:a] certificate: {gone}: No such file or directory",
+        f"[login:b] key: {tmp_path / 'clients.key'}: does not match the certificate {certificate}",
     ]
 
 

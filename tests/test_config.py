@@ -10,8 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.config import Config, load
+from gateway.config import load
 from gateway.errors import Problems
+from gateway.settings import Config
 from gateway.upstream import Address, ClientTLS, Login, ServerTLS, TLSMode
 
 # The least that guards an upstream.
@@ -41,7 +42,7 @@ def read(folder: Path) -> Reader:
         path = folder / "gw.ini"
         path.write_text(ini, "utf-8")
         problems = Problems()
-        config = load(path, environ or {}, problems)
+        config = load(path, environ or {}, folder, problems)
         return config, [str(problem).replace(str(folder), "DIR") for problem in problems.found]
 
     return read
@@ -228,7 +229,7 @@ def test_paths_are_relative_to_the_ini_not_to_where_we_are(
     (folder / "deeper").mkdir()
     monkeypatch.chdir(folder / "deeper")
     problems = Problems()
-    config = load(Path("../gw.ini"), {}, problems)
+    config = load(Path("../gw.ini"), {}, folder / "deeper", problems)
     assert problems.found == []
     assert config.postgres[0].tls is not None
     assert config.postgres[0].tls.key.resolve() == folder / "server.key"
@@ -285,8 +286,9 @@ def test_paths_are_relative_to_the_ini_not_to_where_we_are(
         ("[postgres:x]\nrules = allow all all 10.0.0.1/8\n", "[postgres:x] rules, line 1: 10.0.0.1/8 has host bits"),
         ("[postgres:x]\nkey = a\n", "[postgres:x] certificate: is required"),
         ("[postgres:x]\ncertificate = a\n", "[postgres:x] key: is required"),
-        ("[postgres:x]\nclient_certificate = required\n", "[postgres:x] client_ca: is required where"),
-        ("[postgres:x]\nclient_ca = ca.crt\n", "[postgres:x] client_certificate: is required with client_ca"),
+        ("[postgres:x]\nclient_certificate = required\n", "[postgres:x] client_ca: is required with"),
+        ("[postgres:x]\nclient_ca = ca.crt\n", "[postgres:x] client_certificate: is none, so client_ca would check"),
+        ("[postgres:x]\nclient_crl = c.crl\n", "[postgres:x] client_certificate: is none, so client_crl would check"),
         ("[jwt:x]\n", "[jwt:x] public_keys: is required"),
         ("[jwt:x]\npublic_keys =\n", "[jwt:x] public_keys: is empty"),
         ("[jwt:x]\npublic_keys = none.pub\n", "[jwt:x] public_keys: DIR/none.pub: No such file or directory"),
@@ -305,6 +307,10 @@ def test_paths_are_relative_to_the_ini_not_to_where_we_are(
             "[login:b] role: a has another [login:...] for [upstream:main]",
         ),
         (UPSTREAM + "[login:a]\ncertificate = a\n", "[login:a] key: is required with certificate"),
+        (
+            UPSTREAM + f"[login:a]\nrole = {'r' * 64}\n",
+            f"[login:a] role: the role {'r' * 64} is longer than the 63 bytes",
+        ),
         (UPSTREAM + "client_key = a\n", "[upstream:main] client_certificate: is required with client_key"),
         (UPSTREAM + "tls = prefer\n", "[upstream:main] tls: is not one of disable, require, verify-ca, verify-full"),
         (UPSTREAM + "password_methods = scram\n", "[upstream:main] password_methods: is not one of scram-sha-256"),
@@ -347,6 +353,54 @@ def test_all_mistakes_are_told_at_once(read: Reader) -> None:
     ]
 
 
+TWO = "[postgres:a]\n[postgres:b]\nlisten = 127.0.0.1:6433\n"
+
+
+@pytest.mark.parametrize(
+    ("ini", "told"),
+    [
+        ("[tls]\nkey = a\n" + TWO, ["[tls] certificate: is required with key"]),
+        ("[tls]\ncertificate = a\n" + TWO, ["[tls] key: is required with certificate"]),
+        (
+            "[tls]\nclient_certificate = required\n" + TWO,
+            ["[tls] client_ca: is required with client_certificate = required"],
+        ),
+        ("[tls]\nclient_ca = a\n" + TWO, ["[tls] client_certificate: is none, so client_ca would check nobody"]),
+        (
+            "[tls]\nclient_ca = a\nclient_certificate = none\n" + TWO,
+            ["[tls] client_certificate: is none, so client_ca would check nobody"],
+        ),
+        ("[tls]\nclient_ca = a\nclient_certificate = optional\n" + TWO + "client_certificate = none\n", []),
+        (
+            TWO + "client_certificate = none\nclient_ca = a\n",
+            ["[postgres:b] client_certificate: is none, so client_ca would check nobody"],
+        ),
+        (
+            TWO + "client_certificate = optional\nkey = a\n",
+            [
+                "[postgres:b] client_ca: is required with client_certificate = optional",
+                "[postgres:b] certificate: is required with key",
+            ],
+        ),
+    ],
+)
+def test_what_tls_says_wrong_is_told_once(read: Reader, ini: str, told: list[str]) -> None:
+    assert read(ini)[1] == told
+
+
+def test_where_the_files_of_a_listener_and_a_login_were_named(read: Reader) -> None:
+    """Their problems are told there."""
+    config, problems = read(
+        "[tls]\nkey = a.key\nclient_ca = ca\n"
+        + COMPLETE.replace("key = server.key", "client_certificate = required")
+        + "[login:alice]\ncertificate = a\nkey = b\n"
+    )
+    assert problems == []
+    assert config.postgres[0].tls is not None
+    assert config.postgres[0].tls.sections == {"key": "tls", "client_ca": "tls"}
+    assert config.upstreams["main"].login("alice").section == "login:alice"
+
+
 @pytest.mark.parametrize(
     ("ini", "problem"),
     [
@@ -368,7 +422,7 @@ def test_an_ini_that_cannot_be_read(folder: Path) -> None:
         if content is not None:
             (folder / name).write_bytes(content)
         problems = Problems()
-        config = load(folder / name, {}, problems)
+        config = load(folder / name, {}, folder, problems)
         assert [(problem.section, problem.key) for problem in problems.found] == [(str(folder / name), "file")]
         assert config.postgres == ()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,8 @@ from gateway.embedded import (
     usable_programs,
     write_private,
 )
+from gateway.upstream import MAX_SOCKET_PATH
+from tests.gateways import wait_until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has a system user to make and to switch to")
 
@@ -115,11 +117,32 @@ def test_it_starts_again_after_it_was_killed(cluster: Cluster) -> None:
     cluster.start()
     pid = int((cluster.folder / "data" / "postmaster.pid").read_text("ascii").split()[0])
     cluster.account.run(cluster.programs / "pg_ctl", "kill", "KILL", str(pid))
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the killed server is gone", patience=10)
     cluster.start()
     assert rows(cluster) == [(1,)]
+
+
+def test_a_start_that_is_interrupted_leaves_no_server(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Account.run
+
+    def interrupted(
+        self: Account, *command: str | Path, stdin: str = "", timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        done = run(self, *command, stdin=stdin, timeout=timeout)
+        if "start" in command:
+            assert listening(cluster.folder / "run" / embedded.SOCKET_NAME)
+            raise SystemExit(0)
+        return done
+
+    monkeypatch.setattr(Account, "run", interrupted)
+    with pytest.raises(SystemExit):
+        cluster.start()
+    assert not listening(cluster.folder / "run" / embedded.SOCKET_NAME)
+
+
+def test_a_program_that_does_not_end_is_told(account: Account) -> None:
+    with pytest.raises(EmbeddedError, match=r"^sleep did not end within 0\.05 seconds$"):
+        account.run("/bin/sleep", "60", timeout=0.05)
 
 
 def test_a_failed_definition_leaves_no_cluster_and_the_next_try_works(
@@ -162,7 +185,7 @@ def test_a_long_path_puts_the_socket_elsewhere_for_the_server_alone(
     cluster.mkdir()
     found = socket_folder(cluster, account)
     assert (found.parent, mode(found), found.stat().st_uid) == (folder, 0o700, account.uid)
-    assert len(os.fsencode(found / embedded.SOCKET_NAME)) <= embedded.MAX_SOCKET_PATH
+    assert len(os.fsencode(found / embedded.SOCKET_NAME)) <= MAX_SOCKET_PATH
     assert socket_folder(cluster, account) == found
 
 

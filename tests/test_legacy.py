@@ -8,10 +8,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.config import Config, load
+from gateway.config import load
 from gateway.errors import Problems
 from gateway.identity import Identity
 from gateway.policy import Allow, Deny, Policy, Request
+from gateway.settings import Config
 from gateway.tokens import load_public_key
 from gateway.upstream import Address, ClientTLS, Login, ServerTLS, TLSMode
 
@@ -39,13 +40,13 @@ ENVIRONMENT = {
 
 def read(**changed: str) -> tuple[Config, list[str]]:
     problems = Problems()
-    config = load(None, ENVIRONMENT | changed, problems)
+    config = load(None, ENVIRONMENT | changed, Path.cwd(), problems)
     return config, [str(problem) for problem in problems.found]
 
 
 def without(*names: str) -> list[str]:
     problems = Problems()
-    load(None, {name: value for name, value in ENVIRONMENT.items() if name not in names}, problems)
+    load(None, {name: value for name, value in ENVIRONMENT.items() if name not in names}, Path.cwd(), problems)
     return [str(problem) for problem in problems.found]
 
 
@@ -64,6 +65,14 @@ def test_it_behaves_as_that_proxy() -> None:
     assert listener.tls == ServerTLS(Path("/etc/server.crt"), Path.cwd() / "server.key")
     assert (listener.upstream, listener.jwt) == ("legacy", "legacy")
     assert listener.role_claim is None
+
+
+def test_paths_are_meant_from_where_it_was_started(tmp_path: Path) -> None:
+    problems = Problems()
+    config = load(None, ENVIRONMENT | {"SECUREGW_AUDIT_FILE": "audit.jsonl"}, tmp_path, problems)
+    assert problems.found == []
+    assert config.postgres[0].tls == ServerTLS(Path("/etc/server.crt"), tmp_path / "server.key")
+    assert config.audit.file == tmp_path / "audit.jsonl"
 
 
 def test_keys_are_sorted_by_their_number() -> None:
@@ -154,7 +163,7 @@ def test_limits_can_still_be_set_and_nothing_else() -> None:
 def test_an_ini_makes_these_variables_void(tmp_path: Path) -> None:
     (tmp_path / "gw.ini").write_text("[postgres:main]\n")
     problems = Problems()
-    config = load(tmp_path / "gw.ini", ENVIRONMENT, problems)
+    config = load(tmp_path / "gw.ini", ENVIRONMENT, tmp_path, problems)
     assert problems.found == []
     assert config.upstreams == {}
     assert config.warnings == ("the environment of jwt-postgresql-proxy is ignored, because -c is given",)
@@ -162,7 +171,7 @@ def test_an_ini_makes_these_variables_void(tmp_path: Path) -> None:
 
 def test_with_neither_it_says_how_to_start() -> None:
     problems = Problems()
-    config = load(None, {"PATH": "/bin", "UPSTREAM__NAME": "x"}, problems)
+    config = load(None, {"PATH": "/bin", "UPSTREAM__NAME": "x"}, Path.cwd(), problems)
     assert [str(problem) for problem in problems.found] == [
         "[environment] -c: no configuration: start with twistd securegw -c conf/gw.ini"
     ]

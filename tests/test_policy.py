@@ -182,6 +182,8 @@ def test_a_deny_rule_also_stops_replication() -> None:
         ("allow all all all login=x", "an option is one of"),
         ("allow all all all role=", "cannot read the rule from here on: role="),
         ("allow all all all role=a,b", "role takes one name"),
+        (f"allow all all all role={'r' * 64}", f"the role {'r' * 64} is longer than the 63 bytes"),
+        (f"allow all all all role={'ü' * 32}", "is longer than the 63 bytes"),
         ("allow all all all superuser=no", "superuser takes only yes"),
         ("allow all all all superuser=yes superuser=yes", "superuser is given twice"),
         ("deny all all all role=x", "a deny rule has no options"),
@@ -198,6 +200,10 @@ def test_a_rule_keeps_its_line_and_place() -> None:
     assert rule.text == "allow a, b all all  role=x # why"
     assert rule.source == "[postgres:main] rules, line 2"
     assert rule.databases.exact == {"a", "b"}
+
+
+def test_a_role_may_be_as_long_as_postgresql_allows() -> None:
+    assert parse_rule(f"allow all all all role={'r' * 63}", "here").role == "r" * 63
 
 
 def test_a_mark_inside_quotes_has_no_meaning() -> None:

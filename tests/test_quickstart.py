@@ -221,8 +221,28 @@ def test_the_environment_is_quoted_for_the_shell(tmp_path: Path) -> None:
     folder = tmp_path / "it's; a $(folder)"
     folder.mkdir()
     path = folder / "quickstart.env"
-    quickstart._write_environment(path, LISTENER, "a.b.c", folder / "ca.crt")
+    quickstart._write_environment(path, 6543, "a.b.c", folder / "ca.crt")
     assert environment(folder)["PGSSLROOTCERT"] == str(folder / "ca.crt")
+
+
+def test_clients_are_told_of_a_tcp_port(tmp_path: Path) -> None:
+    """libpq speaks no TLS on a Unix socket."""
+    path = Address("/run/securegw/.s.PGSQL.6432", 0)
+    only, both = replace(LISTENER, listen=(path,)), replace(LISTENER, listen=(path, Address("::1", 7000)))
+    assert quickstart._door(config_in(None, both)) == (both, 7000)
+    assert quickstart._door(config_in(None, postgres=(only, both, LISTENER))) == (both, 7000)
+    with pytest.raises(ConfigError) as caught:
+        prepare(config_in(tmp_path / "var", only), print)
+    assert str(caught.value) == (
+        "[upstream:main] hosts: no upstream is configured, and the quickstart failed: it needs a listener on a TCP port"
+    )
+    assert not (tmp_path / "var").exists()
+
+
+def test_the_banner_says_how_long_its_token_lasts(tmp_path: Path) -> None:
+    told = "quickstart: the token lasts 24 hours at most; only a restart renews it."
+    assert quickstart._banner(tmp_path, "a.b.c").splitlines()[0] == told
+    assert told not in quickstart._banner(tmp_path, None)
 
 
 def test_the_banner_can_be_pasted(first: tuple[Quickstart, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def all_on() -> str:
 
 def test_gw_ini_runs_as_it_is() -> None:
     problems = Problems()
-    config = load(GW_INI, {}, problems)
+    config = load(GW_INI, {}, Path.cwd(), problems)
     assert problems.found == []
     assert config.warnings == ()
     assert config.upstreams == {}
@@ -73,7 +73,7 @@ def test_gw_inis_examples_are_read_without_a_problem(tmp_path: Path) -> None:
     ini = re.sub(r"(?m)^password_file = .*\n", "", all_on())
     (tmp_path / "gw.ini").write_text(ini, "utf-8")
     problems = Problems()
-    config = load(tmp_path / "gw.ini", {}, problems)
+    config = load(tmp_path / "gw.ini", {}, tmp_path, problems)
     assert problems.found == []
     assert len(config.postgres[0].rules) == 3
     assert len(config.jwt["main"].keys) == 2

@@ -32,6 +32,7 @@ from gateway.tokens import (
     certificate_bound,
     load_public_key,
 )
+from gateway.wire.postgres import MAX_PASSWORD
 from tests.pki import make_ca, pem
 
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -148,6 +149,12 @@ def test_largest_token() -> None:
     room = MAX_TOKEN * 3 // 4 - 250
     assert verifier().verify(issue(CLAIMS | {"x": "y" * room}), NOW).subject == "alice"
     denied(issue(CLAIMS | {"x": "y" * (room + 250)}), "longer than")
+
+
+def test_every_password_that_is_read_may_be_a_token() -> None:
+    assert MAX_TOKEN == MAX_PASSWORD
+    denied(b"A" * MAX_PASSWORD, "three parts")
+    denied(b"A" * (MAX_PASSWORD + 1), "longer than 65536 bytes")
 
 
 # --- the key decides ---------------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 from gateway.audit import Audit
-from gateway.limits import Count
+from gateway.limits import Count, Rate, whose
 from gateway.net.driver import Door, Driver
 from gateway.net.poller import Poller
 from gateway.upstream import Address
@@ -27,15 +28,20 @@ SWEEP_SECONDS = 1.0
 class Connections:
     """Implements `gateway.net.driver.House`. Limits may be set anew at any time (a reload)."""
 
+    _log = Logger()
+
     def __init__(self, reactor: Any, poller: Poller, audit: Audit, now: Callable[[], float] = time.time) -> None:
         self.reactor, self.poller, self.now = reactor, poller, now
         self._audit = audit
         self.limit = 0
         self.subjects = Count(0)
+        self._turned_away = Rate(0.1)
         self.addresses = Count(0)
         self._drivers: set[Driver] = set()
         # Those over a limit, the oldest first: they take no room from others.
         self._waiting: dict[Driver, None] = {}
+        # Those that have proven nothing yet, the oldest first.
+        self._opening: dict[Driver, None] = {}
         self._numbers = itertools.count(1)
         self._empty: Deferred[None] | None = None
         self._sweep = LoopingCall(self._check_idle)
@@ -51,6 +57,8 @@ class Connections:
         """Take a connection; or, far over the limit, close it unheard."""
         if len(self._drivers) - len(self._waiting) >= self.limit + self._waiting_room():
             sock.close()
+            if self._turned_away.allow("", self.now()):
+                self._log.warn("[limits] max_connections: far too many connections, some are closed unheard")
             return
         driver = Driver(self, door, next(self._numbers), sock, peer)
         self._drivers.add(driver)
@@ -67,13 +75,29 @@ class Connections:
     # --- House ------------------------------------------------------------------------------------------------------
 
     def welcome(self, driver: Driver, address: str) -> bool:
-        if len(self._drivers) - len(self._waiting) <= self.limit and self.addresses.take(address):
-            driver.address = address
-            return True
+        client = whose(address)
+        if self.addresses.take(client):
+            if self._has_room():
+                driver.address = client
+                self._opening[driver] = None
+                return True
+            self.addresses.free(client)
         if len(self._waiting) >= self._waiting_room():
             next(iter(self._waiting)).give_way()
         self._waiting[driver] = None
         return False
+
+    def _has_room(self) -> bool:
+        """Nobody can keep others out with connections that prove nothing: when it is full, the oldest gives way."""
+        if len(self._drivers) - len(self._waiting) <= self.limit:
+            return True
+        if not self._opening:
+            return False
+        next(iter(self._opening)).give_way()
+        return True
+
+    def opened(self, driver: Driver) -> None:
+        self._opening.pop(driver, None)
 
     def admit(self, driver: Driver, subject: str) -> bool:
         if not self.subjects.take(subject):
@@ -84,6 +108,7 @@ class Connections:
     def farewell(self, driver: Driver) -> None:
         self._drivers.discard(driver)
         self._waiting.pop(driver, None)
+        self._opening.pop(driver, None)
         if driver.address is not None:
             self.addresses.free(driver.address)
         if driver.subject is not None:

@@ -84,6 +84,9 @@ class House(Protocol):
     def welcome(self, driver: Driver, address: str) -> bool:
         """Count a connection from that address; False: it is one too many."""
 
+    def opened(self, driver: Driver) -> None:
+        """It has proven who it is, and is let in."""
+
     def admit(self, driver: Driver, subject: str) -> bool:
         """Count a session of that subject; False: it is one too many."""
 
@@ -277,9 +280,16 @@ class Driver:
 
     def _dial_upstream(self, command: Dial) -> None:
         self._drop_upstream()
+        # What the one before may still have to say is nothing that the next one said.
+        self._events = [event for event in self._events if getattr(event, "side", None) is not Side.UPSTREAM]
         self._target = command
         self._dial = dial.Dial(
-            self._house.reactor, self._house.poller, command.address, self._connected, self._not_connected
+            self._house.reactor,
+            self._house.poller,
+            command.address,
+            self._connected,
+            self._not_connected,
+            command.upstream.connect_timeout,
         )
 
     def _connected(self, sock: socket.socket) -> None:
@@ -308,6 +318,7 @@ class Driver:
     def _splice(self, command: Splice) -> None:
         assert self._upstream is not None  # a session splices only after Dialed
         self._audit("open")
+        self._house.opened(self)
         self._relay = Relay(self._house.reactor, self._client, self._upstream, command.framing, self._end)
         if command.expires is not None:
             self._expires = command.expires
@@ -346,8 +357,9 @@ class Driver:
             self._tell(ShuttingDown())
 
     def give_way(self) -> None:
-        """It is over a limit, and did not take its refusal before others came."""
-        self._end("too many connections")
+        """Others came while it was over a limit, or proved nothing and the gateway is full."""
+        self._end("too many connections: gave way to a newer one")
+        self._client.abort()
 
     def check_idle(self) -> None:
         """Asked now and then: tell the session when nothing has moved for the idle timeout."""
@@ -375,9 +387,13 @@ class Driver:
             self._relay.cut(reason)
         self._client.close()
         self._audit("close", reason)
-        self._house.farewell(self)
         # These hold this driver: without this only the garbage collector would free it and its transports.
         self._relay, self._session = None, _OVER
+        # Counted for as long as it has a socket: who does not take its refusal is still there.
+        self._client.when_closed(self._leave)
+
+    def _leave(self) -> None:
+        self._house.farewell(self)
 
     def _audit(self, event: str, reason: str | None = None) -> None:
         now = self._house.now()

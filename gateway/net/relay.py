@@ -56,7 +56,10 @@ class Pipe:
         read = stream.read
         at = source
         try:
-            for _ in range(_TURNS):
+            # One turn more, for what the stream holds and no event will tell of.
+            for turn in range(_TURNS + 1):
+                if turn == _TURNS and not stream.unread:
+                    return
                 at = source
                 size = read()
                 if not size:
@@ -74,8 +77,6 @@ class Pipe:
                     return
                 if size < _SHORT and not stream.unread:
                     return
-            if stream.unread:
-                self.pump()
         except EndOfStream:
             source.pause()
             self.over = True
@@ -141,7 +142,7 @@ class Relay:
         "_done",
         "_down",
         "_ended",
-        "_mark",
+        "_looking",
         "_reason",
         "_timer",
         "_up",
@@ -160,7 +161,7 @@ class Relay:
         self.farewell: bytes | None = None
         self.patient = self._done = False
         self._reason = ""
-        self._mark = -1
+        self._looking: Any = None
         self._timer: Any = None
 
     @property
@@ -191,40 +192,53 @@ class Relay:
         if self._done or (self.farewell is not None and patient):
             return
         begun = self.farewell is None
-        self.farewell, self._reason, self.patient = farewell, reason, patient
+        self.farewell, self._reason = farewell, reason
         if begun:
             self._stop_timer()
             self._timer = self._clock.callLater(grace, self._out_of_patience)
-        self.take_leave()
+        if patient:
+            self.patient = True
+            self.take_leave()
+        else:
+            self._hurry()
 
     def take_leave(self) -> bool:
         """Say the farewell if this is the moment for it. Whether the relay has ended."""
         if self._done or self.farewell is None:
             return self._done
         framing = self.framing
-        if framing is not None and not framing.boundary:
-            return False
-        if self.patient and not self._quiet(framing):
-            return False
-        self._client.write(self.farewell)
+        if not self.patient and (framing is None or framing.boundary):
+            return self._leave()
+        if self._looking is None and (framing is None or framing.idle):
+            self._looking = self._clock.callLater(QUIET_SECONDS, self._look, self.sent + self.received)
+        return False
+
+    def _look(self, moved: int) -> None:
+        """The session seemed idle QUIET_SECONDS ago. Is it, with nothing sent since and nothing still on its way?"""
+        self._looking = None
+        framing = self.framing
+        idle = framing is None or framing.idle
+        if idle and moved == self.sent + self.received and not self._client.pending:
+            self._leave()
+        else:
+            self.take_leave()
+
+    def _leave(self) -> bool:
+        self._client.write(self.farewell or b"")
         self._finish(self._reason)
         return True
 
-    def _quiet(self, framing: Framing | None) -> bool:
-        """Idle now, and no byte has moved since this was asked QUIET_SECONDS ago."""
-        if framing is not None and not framing.idle:
-            return False
-        moved = self.sent + self.received
-        if moved == self._mark:
-            return True
-        self._mark = moved
-        self._clock.callLater(QUIET_SECONDS, self.take_leave)
-        return False
+    def _hurry(self) -> None:
+        """No more is heard from the client; what the upstream says still comes, up to the next boundary."""
+        self.patient = False
+        self._up.over = True
+        self._client.pause()
+        self.take_leave()
 
     def _out_of_patience(self) -> None:
         """Now at the next boundary, wherever the session is; if none comes soon, without a word."""
-        self.patient = False
-        if not self.take_leave():
+        self._hurry()
+        if not self._done:
             self._timer = self._clock.callLater(LAST_SECONDS, self._finish, self._reason)
 
     def over(self, pipe: Pipe) -> None:
@@ -273,6 +287,9 @@ class Relay:
             return
         self._done = True
         self._stop_timer()
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
         self._client.close()
         self._upstream.close()
         ended, self._ended = self._ended, _nothing

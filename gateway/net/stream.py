@@ -211,7 +211,7 @@ class RawTLSStream(TLSStream):
     def _look_ahead(self, result: int) -> None:
         """Nothing yet, the end, or a failure: the next read tells."""
         error = _lib.SSL_get_error(self._ssl, result)
-        self.unread = error != _lib.SSL_ERROR_WANT_READ
+        self.unread = error not in (_lib.SSL_ERROR_WANT_READ, _lib.SSL_ERROR_WANT_WRITE)
         if error in (_lib.SSL_ERROR_SSL, _lib.SSL_ERROR_SYSCALL):
             self._failure = self._broken(error)
 

@@ -50,6 +50,7 @@ class Transport:
         "_interest",
         "_limit",
         "_linger",
+        "_on_closed",
         "_on_drained",
         "_owner",
         "_pending",
@@ -72,6 +73,7 @@ class Transport:
         self._limit = SIZE
         self.on_readable: Callable[[], None] = self._receive
         self._on_drained: Callable[[], None] = _nothing
+        self._on_closed: Callable[[], None] = _nothing
         self.closed = False
         self.connection: SSL.Connection | None = None
         self.stream: Stream = PlainStream(sock)
@@ -104,7 +106,8 @@ class Transport:
     def on_writable(self) -> None:
         if self.stream.wants_write:
             self.stream.wants_write = False
-            self.on_readable()
+            if self._interest & READ:
+                self.on_readable()
         if not self.closed:
             self._flush()
 
@@ -299,6 +302,13 @@ class Transport:
         elif not size or self._limit <= 0:
             self.abort()
 
+    def when_closed(self, closed: Callable[[], None]) -> None:
+        """Call that once the socket is closed, which may be now."""
+        if self.closed:
+            closed()
+        else:
+            self._on_closed = closed
+
     def abort(self) -> None:
         """Close at once; what is pending is lost. The owner hears nothing more."""
         if self.closed:
@@ -314,6 +324,8 @@ class Transport:
         self._owner = _NOBODY
         self._linger = None
         self._pending = bytearray()
+        closed, self._on_closed = self._on_closed, _nothing
+        closed()
 
     def _lost(self, reason: str) -> None:
         if self.closed:

@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass, field
 from hmac import compare_digest
 
-from gateway.limits import Rate
+from gateway.limits import Rate, whose
 from gateway.upstream import Address, Login, Upstream
 
 
@@ -58,7 +58,7 @@ class CancelKeys:
 
     def allow(self, address: str, now: float) -> bool:
         """Whether that client address may try one more key now."""
-        return self.rate.allow(address, now)
+        return self.rate.allow(whose(address), now)
 
     def __len__(self) -> int:
         return sum(map(len, self._targets.values()))

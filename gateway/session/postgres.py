@@ -44,6 +44,7 @@ from gateway.session.vocabulary import (
 from gateway.tokens import certificate_bound
 from gateway.upstream import Address
 from gateway.wire import postgres as wire
+from gateway.wire.postgres_framing import BackendFraming
 
 ALPN = b"postgresql"
 # What a client may send ahead of ReadyForQuery, after its password: an optimistic first query.
@@ -76,7 +77,8 @@ class PostgresSession:
     """`handle(event) -> [command]`. `admit(subject)` says whether that subject may have one more session; it is
     asked once.
 
-    clock: seconds since the epoch.
+    current: the listener's Access now. A session is one of the time when it was opened, but what is believed and
+    allowed is asked of the latest: a reload reaches who is still at the door. clock: seconds since the epoch.
     """
 
     __slots__ = (
@@ -90,6 +92,7 @@ class PostgresSession:
         "_cancels",
         "_client",
         "_clock",
+        "_current",
         "_direct",
         "_gssenc_refused",
         "_identity",
@@ -106,10 +109,15 @@ class PostgresSession:
     )
 
     def __init__(
-        self, access: Access, cancels: CancelKeys, admit: Callable[[str], bool], clock: Callable[[], float]
+        self,
+        current: Callable[[], Access],
+        cancels: CancelKeys,
+        admit: Callable[[str], bool],
+        clock: Callable[[], float],
     ) -> None:
         self.facts = Facts()
-        self._access, self._cancels, self._admit, self._clock = access, cancels, admit, clock
+        self._current, self._cancels, self._admit, self._clock = current, cancels, admit, clock
+        self._access = current()
         self._state = State.NEW
         self._client = Address("", 0)
         self._over_limit = self._direct = self._gssenc_refused = False
@@ -262,7 +270,8 @@ class PostgresSession:
         self._parameters[b"database"] = given.get(b"database") or user
         self.facts.database = wire.name(self._parameters[b"database"], "database")
         self.facts.user = wire.name(user, "user")
-        self.facts.application = given.get(b"application_name", b"").decode("utf-8", "replace") or None
+        application = given.get(b"application_name", b"")[: wire.MAX_NAME]
+        self.facts.application = application.decode("utf-8", "replace") or None
 
     def _negotiation(self, packet: wire.StartupMessage) -> bytes:
         """NegotiateProtocolVersion, where the client asks for more than 3.2 or for an option (we know none)."""
@@ -285,34 +294,31 @@ class PostgresSession:
 
     def _authenticate(self, token: bytes) -> list[Command]:
         """Raises Denied. The token's subject is the requested user, exactly, or nobody."""
-        identity = self._access.verifier.verify(token, self._clock())
+        identity = self._current().verifier.verify(token, self._clock())
+        self.facts.subject, self.facts.jti = identity.subject, identity.serial
         certificate_bound(identity, self._tls.peer_certificate if self._tls else None)
-        self.facts.subject, self.facts.serial = identity.subject, identity.serial
         if identity.subject != self.facts.user:
             raise Denied("the token is for another user")
         self._identity = identity
         return self._decide(identity)
 
     def _decide(self, identity: Identity) -> list[Command]:
-        mode = self._parameters.get(b"replication", b"").lower()
-        replication = _asks_for_replication(mode)
+        replication = _asks_for_replication(self._replication())
         request = Request(
             listener=self._access.listener,
-            # Physical replication belongs to no database: it reads all of them.
-            database=self.facts.database or "" if not replication or mode == b"database" else "",
+            # Replication belongs to no database: even where one is named, a base backup reads all of them.
+            database="" if replication else self.facts.database or "",
             user=identity.subject,
             role=self._role(identity),
             address=self._client.host,
             replication=replication,
         )
-        verdict = self._access.policy.decide(identity, request)
+        verdict = self._current().policy.decide(identity, request)
         if not isinstance(verdict, Allow):
             return self._close(f"denied: {verdict.reason}", answers.NOT_ALLOWED)
-        if wire.sets_role(self._parameters) and not verdict.superuser:
-            # A superuser who starts as another role reports is_superuser=off, and is one again after RESET ROLE.
-            return self._close(
-                "denied: role or session_authorization set at start-up needs superuser=yes", answers.NOT_ALLOWED
-            )
+        if wire.sets_session_authorization(self._parameters) and not verdict.superuser:
+            # Only a superuser can, and would not look like one until RESET SESSION AUTHORIZATION.
+            return self._close("denied: session_authorization set at start-up needs superuser=yes", answers.NOT_ALLOWED)
         if not self._admit(identity.subject):
             return self._close("too many connections of this subject", answers.TOO_MANY)
         self._allowed = verdict
@@ -322,6 +328,9 @@ class PostgresSession:
         self._name_application()
         self._addresses = list(self._access.upstream.addresses)
         return self._next_address()
+
+    def _replication(self) -> bytes:
+        return self._parameters.get(b"replication", b"").lower()
 
     def _role(self, identity: Identity) -> str:
         if self._access.role_claim is None:
@@ -334,9 +343,12 @@ class PostgresSession:
     def _name_application(self) -> None:
         if self._access.application_name is None:
             return
-        name = self._access.application_name.format(
-            subject=self.facts.subject, address=self._client.host, application_name=self.facts.application or ""
-        )
+        ours = {"subject": self.facts.subject, "address": self._client.host}
+        template = self._access.application_name
+        # What the client calls itself is cut first, so that it cannot push out the rest.
+        room = wire.MAX_NAME - len(template.format(**ours, application_name="").encode())
+        theirs = (self.facts.application or "").encode()[: max(room, 0)].decode("utf-8", "ignore")
+        name = template.format(**ours, application_name=theirs)
         self._parameters[b"application_name"] = name.strip().encode()[: wire.MAX_NAME]
 
     # --- the upstream -----------------------------------------------------------------------------------------------
@@ -364,7 +376,10 @@ class PostgresSession:
         if not self._link.ready:
             return commands
         link, self._state = self._link, State.LOGIN
-        self._login = UpstreamLogin(link.upstream, link.login, self._allowed.role, self._parameters, link.tls)
+        physical = self._replication() not in (b"", b"database")
+        self._login = UpstreamLogin(
+            link.upstream, link.login, self._allowed.role, self._parameters, link.tls, ask=not physical
+        )
         return [*commands, Send(Side.UPSTREAM, self._login.first())]
 
     def _logging_in(self, event: Data) -> list[Command]:
@@ -384,33 +399,43 @@ class PostgresSession:
         sqlstate = refusal.error.sqlstate
         if sqlstate.startswith("28"):
             return self._close(str(refusal), answers.NOT_LET_IN)
-        answer = bytes(refusal.error)
+        answer = self._retold(refusal.error)
         if sqlstate == "57P03":
             return self._next_address(str(refusal), answer)
         return self._close(str(refusal), answer)
+
+    def _retold(self, error: wire.ErrorResponse) -> bytes:
+        """As the upstream said it, unless that names a role which the client does not know."""
+        role = self.facts.role or ""
+        if role != self.facts.subject and any(role in error.fields.get(field, "") for field in "MDH"):
+            return wire.error_response(error.sqlstate, "The database refused the connection")
+        return bytes(error)
 
     def _logged_in(self, login: UpstreamLogin) -> list[Command]:
         assert self._allowed is not None  # the state says so
         assert self._identity is not None
         if self._access.upstream.target_session_attrs == "read-write" and not _writable(login.statuses):
             return self._next_address("it is read-only, or too old to say", answers.UNREACHABLE)
-        if login.statuses.get(b"is_superuser") != b"off" and not self._allowed.superuser:
-            return self._close(
-                "denied: the upstream role is a superuser, or the upstream does not say", answers.NOT_ALLOWED
-            )
-        framing = wire.BackendFraming()
+        if login.superuser and not self._allowed.superuser:
+            return self._close("denied: the upstream role is a superuser, or it is not known", answers.NOT_ALLOWED)
+        framing = BackendFraming()
         framing.asked = bool(self._buffer)
         framing.feed(memoryview(login.rest))
         greeting = (
             wire.AUTHENTICATION_OK + login.greeting + self._cancel_data(login) + login.ready_for_query + login.rest
         )
         ahead = bytes(self._buffer)
-        expires = self._identity.expires if self._access.terminate_on_expiry else None
+        expires = self._expiry(self._identity) if self._access.terminate_on_expiry else None
         self._state, self.facts.decision = State.OPEN, "allowed"
         # Nothing of the login is needed any more; an idle session should cost little.
         self._login = self._link = self._tls = self._identity = self._allowed = None
         self._buffer, self._parameters, self._addresses = bytearray(), {}, []
         return [SetDeadline(None), Send(Side.CLIENT, greeting), Splice(framing, ahead, expires)]
+
+    def _expiry(self, identity: Identity) -> float:
+        """When the first of what let the client in ends: its token, or the certificate that it showed."""
+        certificate = self._tls.peer_expires if self._tls else None
+        return identity.expires if certificate is None else min(identity.expires, certificate)
 
     def _cancel_data(self, login: UpstreamLogin) -> bytes:
         """A key of our own under the backend's own pid, which the client can also see in SQL."""

@@ -20,6 +20,12 @@ from gateway.wire.scram import ScramLogin, available
 MAX_GREETING = 262_144
 
 
+# Of the role that logged in, whatever `role` or the search path are set to by then.
+SUPERUSER_QUERY = wire.query(
+    "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) session_user"
+)
+
+
 class Refused(Exception):
     """The upstream answered with an ErrorResponse."""
 
@@ -72,8 +78,11 @@ class _Stage(Enum):
     SASL_FINAL = auto()
     PROVEN = auto()  # SCRAM: the server has proven itself
     GREETING = auto()  # AuthenticationOk is here; ReadyForQuery is not
+    QUESTION = auto()  # ReadyForQuery too, and SUPERUSER_QUERY is asked
 
 
+_TYPES = {_Stage.GREETING: b"ESNKZ", _Stage.QUESTION: b"TDCZENSA"}
+_BEFORE = b"REN"
 _AUTHENTICATION_KINDS = {0: "ok", 3: "cleartext", 5: "md5", 10: "sasl", 11: "sasl_continue", 12: "sasl_final"}
 
 
@@ -81,7 +90,9 @@ class UpstreamLogin:
     """One login as one role: `feed` what the upstream sends, send what it returns, until `ready`.
 
     Then `greeting` is what the client is to get after its own AuthenticationOk (ParameterStatus and NoticeResponse
-    in order), `ready_for_query` the last message, and `rest` whatever followed it.
+    in order), `ready_for_query` the last message, `rest` whatever followed it, and `superuser` whether the role is one.
+    That is asked for in SQL, because `is_superuser` tells of whatever role was set at start-up (by the client, or by
+    ALTER ROLE or ALTER DATABASE). Physical replication knows no SQL: there `ask` is False and it has to do.
     """
 
     def __init__(
@@ -91,10 +102,13 @@ class UpstreamLogin:
         role: str,
         parameters: Mapping[bytes, bytes],
         tls: TLSFacts | None,
+        *,
+        ask: bool = True,
     ) -> None:
         self._upstream, self._login, self._tls = upstream, login, tls
         self._role = role.encode()
         self._parameters = {**parameters, b"user": self._role}
+        self._ask = ask
         self._stage = _Stage.METHOD
         self._scram: ScramLogin | None = None
         self._buffer = bytearray()
@@ -102,6 +116,7 @@ class UpstreamLogin:
         self.statuses: dict[bytes, bytes] = {}
         self.cancel: tuple[int, bytes] | None = None
         self.ready_for_query = b""
+        self.superuser = True
 
     @property
     def ready(self) -> bool:
@@ -120,7 +135,7 @@ class UpstreamLogin:
         answer = b""
         try:
             while not self.ready:
-                types = b"ESNKZ" if self._stage is _Stage.GREETING else b"REN"
+                types = _TYPES.get(self._stage, _BEFORE)
                 found = wire.read_message(self._buffer, types, wire.MAX_LOGIN_MESSAGE)
                 if found is None:
                     break
@@ -140,9 +155,22 @@ class UpstreamLogin:
             case b"K":
                 self.cancel = wire.parse_backend_key_data(message.body)
             case b"Z":
-                self.ready_for_query = bytes(message)
+                return self._ready(message)
+            case b"D":
+                self.superuser = wire.single_value(message.body) != b"f"
+            case b"T" | b"C":
+                pass
             case _:
                 self._greet(message)
+        return b""
+
+    def _ready(self, message: wire.Message) -> bytes:
+        if self._ask and self._stage is _Stage.GREETING:
+            self._stage = _Stage.QUESTION
+            return SUPERUSER_QUERY
+        if not self._ask:
+            self.superuser = self.statuses.get(b"is_superuser") != b"off"
+        self.ready_for_query = bytes(message)
         return b""
 
     def _greet(self, message: wire.Message) -> None:
@@ -201,10 +229,9 @@ class UpstreamLogin:
         return wire.password_message(b"md5" + outer.encode())
 
     def _sasl(self, data: bytes) -> bytes:
-        password = self._password()
-        mechanism, certificate = self._mechanism(wire.sasl_mechanisms(data))
-        offered = "SCRAM-SHA-256-PLUS" in wire.sasl_mechanisms(data)
-        self._scram = ScramLogin(mechanism, password, certificate, offered)
+        password, offered = self._password(), wire.sasl_mechanisms(data)
+        mechanism, certificate = self._mechanism(offered)
+        self._scram = ScramLogin(mechanism, password, certificate, "SCRAM-SHA-256-PLUS" in offered)
         self._stage = _Stage.SASL_CHALLENGE
         return wire.sasl_initial_response(mechanism, self._scram.first())
 

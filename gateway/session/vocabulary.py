@@ -27,12 +27,14 @@ class TLSFacts:
 
     peer_certificate: DER, or None. A client's is verified. An upstream's is, as far as the mode asks for that: under
     `require` without a root certificate it is only what SCRAM's channel binding needs, and proves no name.
+    peer_expires: its notAfter, in seconds since the epoch.
     """
 
     version: str
     alpn: bytes = b""
     server_name: str | None = None
     peer_certificate: bytes | None = field(default=None, repr=False)
+    peer_expires: float | None = None
 
 
 # --- events: what happened ---------------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ class Send:
 class Framing(Protocol):
     """Follows the bytes upstream → client, so that a farewell is only ever put between two messages.
 
-    asked: set whenever the client sends; cleared when the upstream has answered.
+    asked: set whenever the client sends; cleared when the upstream has answered and no transaction is open.
     """
 
     asked: bool
@@ -208,7 +210,7 @@ class Facts:
 
     user: str | None = None
     subject: str | None = None
-    serial: str | None = None
+    jti: str | None = None
     role: str | None = None
     database: str | None = None
     application: str | None = None

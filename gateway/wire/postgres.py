@@ -35,7 +35,6 @@ _CODES_WITHOUT_BODY = (_SSL_CODE, _GSSENC_CODE)
 
 _INT = Struct("!i")
 _UINT = Struct("!I")
-_length_at = _UINT.unpack_from
 _TWO_INTS = Struct("!II")
 _HEADER = Struct("!cI")
 
@@ -124,17 +123,17 @@ def name(value: bytes, what: str) -> str:
         raise ProtocolError(f"{what} name is not UTF-8") from None
 
 
-def sets_role(parameters: Mapping[bytes, bytes]) -> bool:
-    """Whether the start-up parameters, or the switches in `options`, may set `role` or `session_authorization`.
+def sets_session_authorization(parameters: Mapping[bytes, bytes]) -> bool:
+    """Whether the start-up parameters, or the switches in `options`, may set `session_authorization`.
 
     `options` is read as the server does (split at spaces, a backslash takes the next byte as it is; `-` and `_` are
-    alike in names) but more generously where switches can be run together: an undotted name that only ends in one of
-    the two counts.
+    alike in names) but more generously where switches can be run together: an undotted name that only ends in it
+    counts.
     """
     switches = re.findall(rb"(?:\\.|[^\\\s])+", parameters.get(b"options", b""), re.DOTALL)
     names = [re.sub(rb"\\(.)", rb"\1", switch, flags=re.DOTALL).partition(b"=")[0] for switch in switches]
     return any(
-        name.lower().replace(b"-", b"_").rstrip().endswith((b"role", b"session_authorization")) and b"." not in name
+        name.lower().replace(b"-", b"_").rstrip().endswith(b"session_authorization") and b"." not in name
         for name in (*names, *parameters)
     )
 
@@ -228,6 +227,10 @@ def password_message(password: bytes) -> bytes:
     return bytes(Message(b"p", password + b"\0"))
 
 
+def query(statement: str) -> bytes:
+    return bytes(Message(b"Q", statement.encode() + b"\0"))
+
+
 def sasl_initial_response(mechanism: str, data: bytes) -> bytes:
     return bytes(Message(b"p", mechanism.encode() + b"\0" + _UINT.pack(len(data)) + data))
 
@@ -254,8 +257,9 @@ class ErrorResponse:
         return self.fields.get("M", "")
 
     def __bytes__(self) -> bytes:
-        """Written anew, without the upstream's source file and line."""
-        return _fields({code: self.fields[code] for code in "SVCMDH" if code in self.fields})
+        """Written anew, without the upstream's source file and line, and with what every client expects."""
+        known = {"S": "FATAL", "V": "FATAL", "C": self.sqlstate, "M": "the database refused the connection"}
+        return _fields(known | {code: self.fields[code] for code in "SVCMDH" if code in self.fields})
 
 
 def authentication(body: bytes) -> tuple[int, bytes]:
@@ -291,147 +295,15 @@ def parameter_status(body: bytes) -> tuple[bytes, bytes]:
     return key, value
 
 
+def single_value(body: bytes) -> bytes:
+    """DataRow of one column that is not null: Int16 count, Int32 length, the value in text."""
+    if len(body) < 6 or body[:2] != b"\0\1" or _INT.unpack_from(body, 2)[0] != len(body) - 6:
+        raise ProtocolError("DataRow is not one value")
+    return body[6:]
+
+
 def parse_backend_key_data(body: bytes) -> tuple[int, bytes]:
     """BackendKeyData: Int32 pid, then the key: 4 bytes up to protocol 3.0, at most 256 since 3.2."""
     if not 8 <= len(body) <= 4 + MAX_CANCEL_KEY:
         raise ProtocolError(f"BackendKeyData of {len(body)} bytes")
     return _INT.unpack_from(body)[0], body[4:]
-
-
-# --- where one message ends and the next begins ------------------------------------------------------------------
-
-# Every type byte a backend may begin a message with once a session is open ("Message Formats", (B)).
-_BACKEND_TYPES = frozenset(b"123ACDEGHIKNRSTVWZcdnstv")
-_READY_FOR_QUERY = ord("Z")
-# NotificationResponse, NoticeResponse and ParameterStatus come at any time ("Asynchronous Operations").
-_UNASKED = frozenset(b"ANS")
-# Walking a read of many short rows would cost more than encrypting it; see BackendFraming.
-_MAX_WALK = 64
-# CommandComplete and ReadyForQuery as the very last bytes of a read: how a long result ends. The tag is at most
-# "INSERT 0 <20 digits>" or a command's name, far below 64 bytes.
-_RESULT_END = re.compile(rb"C\0\0\0([\x05-\x44])([A-Z][A-Z0-9 ]*)\0Z\0\0\0\x05[ITE]\Z")
-_RESULT_END_SIZE = 64 + 12
-# DataRow and CopyData, of which bulk results are made. A chain of so many, right up to the end of a read, is no chance;
-# where rows are short its first link is near the start.
-_BULK_TYPES = frozenset(b"Dd")
-_MIN_CHAIN = 8
-_MAX_SEEK = 8_192
-
-
-class BackendFraming:
-    """Follows the message boundaries of an open session's backend stream, for at most `_MAX_WALK` steps a read.
-
-    It is exact from ReadyForQuery on, through any number of messages, until one read holds more short messages than
-    that (a bulk result). It then says 'no boundary' until what it is fed ends in CommandComplete and ReadyForQuery, or
-    `seek` finds its way again, and follows from there.
-    """
-
-    __slots__ = ("_head", "_lost", "_rest", "asked")
-
-    def __init__(self) -> None:
-        self._rest = 0  # bytes still to come of the message begun last
-        self._head = b""  # the beginning of a header that a read cut in two
-        self._lost = False
-        self.asked = False  # also set by whoever sends for the client: something waits for its ReadyForQuery
-
-    @property
-    def boundary(self) -> bool:
-        return not (self._lost or self._rest or self._head)
-
-    @property
-    def idle(self) -> bool:
-        return not self.asked and self.boundary
-
-    def seek(self, data: memoryview) -> int | None:
-        """How many of these next bytes complete the message begun last; None: more than these.
-
-        Asked when a session is to end: in a bulk result it looks for the first chain of headers through to the end of
-        the bytes. Rows made to look like one could mislead it, to no other harm than an end inside a message.
-        """
-        if self._lost:
-            self._find_chain(data)
-            if self._lost:
-                return None
-        end = self._rest
-        if self._head:
-            header = self._head + bytes(data[: 5 - len(self._head)])
-            if len(header) < 5:
-                return None
-            end = 1 + _length_at(header, 1)[0] - len(self._head)
-        return end if end <= len(data) else None
-
-    def _find_chain(self, data: memoryview) -> None:
-        for start in range(min(len(data), _MAX_SEEK)):
-            if data[start] in _BULK_TYPES and _chain(data, start) >= _MIN_CHAIN:
-                self._rest, self._head = start, b""
-                self._lost = False
-                return
-
-    def feed(self, data: memoryview) -> None:
-        """The next bytes that the backend sent, in order."""
-        if self._lost:
-            self._find_result_end(data)
-            return
-        if self._head:
-            data = memoryview(self._head + data)
-            self._head = b""
-        first = at = last = self._rest
-        size = len(data)
-        for _ in range(_MAX_WALK):
-            if at + 5 > size:
-                break
-            last = at
-            at += 1 + _length_at(data, at + 1)[0]
-        else:
-            if at + 5 <= size:
-                self._lost = True
-                self._find_result_end(data)
-                return
-        if at < size:
-            self._head = bytes(data[at:])
-            self._rest = 0
-        else:
-            self._rest = at - size
-        if at > first:
-            self._judge(data, first, last)
-
-    def _judge(self, data: memoryview, first: int, last: int) -> None:
-        """What the headers from `first` to `last` say of who waits for whom."""
-        kind = data[last]
-        if kind == _READY_FOR_QUERY:
-            self.asked = False
-        elif kind not in _BACKEND_TYPES:
-            self._lost = True
-        elif kind not in _UNASKED:
-            self.asked = True  # the answer to something sent before the last ReadyForQuery (pipelining)
-        elif first < last:
-            self._judge(data, first, self._before(data, first, last))
-
-    def _before(self, data: memoryview, first: int, last: int) -> int:
-        """Where the header before the one at `last` is."""
-        at = first
-        while (following := at + 1 + _length_at(data, at + 1)[0]) < last:
-            at = following
-        return at
-
-    def _find_result_end(self, data: memoryview) -> None:
-        # The end may come in two reads: what is kept in `_head` meanwhile is the last of what came before.
-        tail = (self._head + bytes(data[-_RESULT_END_SIZE:]))[-_RESULT_END_SIZE:]
-        match = _RESULT_END.search(tail)
-        if match and match[1][0] == 5 + len(match[2]):
-            self._rest, self._head = 0, b""
-            self._lost = self.asked = False
-        else:
-            self._head = tail
-
-
-def _chain(data: memoryview, start: int) -> int:
-    """How many headers follow each other from `start` to the end of the bytes; 0 if the chain breaks before."""
-    at, size, found = start, len(data), 0
-    while at + 5 <= size:
-        length = _length_at(data, at + 1)[0]
-        if data[at] not in _BACKEND_TYPES or length < 4:
-            return 0
-        at += 1 + length
-        found += 1
-    return found

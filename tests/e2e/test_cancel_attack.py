@@ -24,12 +24,7 @@ def answer_everybody(caller: Caller) -> None:
     packet = caller.read()
     if packet[4:8] == struct.pack("!I", 80877102):
         return
-    caller.send(
-        message(b"R", bytes(4))
-        + message(b"S", b"is_superuser\0off\0")
-        + message(b"K", struct.pack("!i", UPSTREAM_KEY[0]) + UPSTREAM_KEY[1])
-        + message(b"Z", b"I")
-    )
+    caller.let_in(message(b"K", struct.pack("!i", UPSTREAM_KEY[0]) + UPSTREAM_KEY[1]))
     caller.wait()
 
 

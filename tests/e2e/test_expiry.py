@@ -115,8 +115,7 @@ def test_short_rows(gateway: RunningGateway) -> None:
 
 def let_in(caller: Caller) -> bytes:
     """Without a question; the first query."""
-    caller.read()
-    caller.send(message(b"R", bytes(4)) + message(b"S", b"is_superuser\0off\0") + message(b"Z", b"I"))
+    caller.let_in()
     return caller.read()
 
 

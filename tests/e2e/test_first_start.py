@@ -19,14 +19,20 @@ from tests.servers import free_port
 TWISTD = Path(sys.executable).parent / "twistd"
 
 
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
+@contextmanager
+def made_folder() -> Iterator[Path]:
     """Where root's server user can go too, as in most checkouts."""
     path = Path(tempfile.mkdtemp(prefix="securegw-test-"))
     path.chmod(0o711)
     (path / "gw.ini").write_text(f"[quickstart]\ndirectory = var\n[postgres:main]\nlisten = 127.0.0.1:{free_port()}\n")
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with made_folder() as path:
+        yield path
 
 
 @contextmanager
@@ -68,6 +74,20 @@ def test_the_server_ends_with_the_gateway(folder: Path) -> None:
         shell(pasted)
         assert list(folder.glob("var/postgres/run/.s.PGSQL.*"))
     assert not list(folder.glob("var/postgres/run/.s.PGSQL.*"))
+
+
+@pytest.mark.parametrize("line", ["quickstart: making a PostgreSQL", "    (set -a; "])
+def test_a_start_that_is_ended_leaves_no_server(line: str) -> None:
+    """While its server is made for the first time; and, with the banner, just before the gateway runs."""
+    with made_folder() as folder:
+        command = [str(TWISTD), "-n", "--pidfile=", "securegw", "-c", str(folder / "gw.ini")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            next(said for said in process.stdout if said.startswith(line))
+            process.send_signal(signal.SIGTERM)
+            process.stdout.read()
+        assert process.returncode == 0
+        assert not list(folder.glob("var/postgres/run/.s.PGSQL.*"))
 
 
 def test_a_killed_gateway_is_followed_by_one_that_takes_its_server_over(folder: Path) -> None:

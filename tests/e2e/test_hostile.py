@@ -441,7 +441,7 @@ def test_token_of_another_user_is_audited_as_theirs(gateway: RunningGateway) -> 
         client.send_login("alice", gateway.token("mallory", jti="token-7"))
         client.refusal()
         record = gateway.end_of(client.name)
-        assert (record["user"], record["subject"], record["serial"]) == ("alice", "mallory", "token-7")
+        assert (record["user"], record["subject"], record["jti"]) == ("alice", "mallory", "token-7")
 
 
 def test_token_as_long_as_allowed(gateway: RunningGateway) -> None:
@@ -497,7 +497,10 @@ def test_database_that_is_not_allowed(gateway: RunningGateway) -> None:
         refused(gateway, client, "28000", "deny template1 all all")
 
 
-@pytest.mark.parametrize("parameters", [{"replication": "true"}, {"options": "-c role=postgres"}, {"role": "postgres"}])
+@pytest.mark.parametrize(
+    "parameters",
+    [{"replication": "true"}, {"options": "-c session_authorization=postgres"}, {"session_authorization": "postgres"}],
+)
 def test_more_than_is_allowed(gateway: RunningGateway, parameters: dict[str, str]) -> None:
     with RawClient.connected(gateway.port, gateway.root_certificate) as client:
         attempt(gateway, client, "alice", "postgres", **parameters)

@@ -203,7 +203,7 @@ def test_configuration_errors_all_at_once(server: PostgresServer, tmp_path: Path
     assert set(places) == {
         "[limits] max_connection",
         "[limits] idle_timeout",
-        "[tls] certificate" if "[tls] certificate" in places else "[postgres:main] certificate",
+        "[tls] certificate",
         "[jwt:main] public_keys",
         "[postgres:main] rules, line 1",
         "[upstrem:other] section",
@@ -219,7 +219,7 @@ def test_key_of_another_certificate(server: PostgresServer, tmp_path: Path) -> N
     other = RunningGateway.made(tmp_path / "other", {})
     gateway.sections["tls"]["key"] = other.folder / "server.key"
     (line,) = refused_start(gateway)
-    assert line.startswith("[postgres:main] ")
+    assert line.startswith("[tls] key: ")
     assert refuses(gateway.port)
 
 

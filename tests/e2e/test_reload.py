@@ -199,13 +199,13 @@ def test_audit_file_rotation(gateway: RunningGateway, live: RawClient) -> None:
 def truncated_certificate(gateway: RunningGateway) -> str:
     path = gateway.folder / "server.crt"
     path.write_bytes(path.read_bytes()[:200])
-    return "[postgres:main] certificate: "
+    return "[tls] certificate: "
 
 
 def key_of_another(gateway: RunningGateway) -> str:
     issue(gateway.ca, "other").write(gateway.folder, "other")
     (gateway.folder / "server.key").write_bytes((gateway.folder / "other.key").read_bytes())
-    return "[postgres:main] key: "
+    return "[tls] key: "
 
 
 def bad_jwt_key(gateway: RunningGateway) -> str:
@@ -225,7 +225,7 @@ def directory_instead_of_a_file(gateway: RunningGateway) -> str:
 
 def bad_crl(gateway: RunningGateway) -> str:
     (gateway.folder / "clients.crl").write_text("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n")
-    return "[postgres:main] client_crl: "
+    return "[tls] client_crl: "
 
 
 def bad_rule(gateway: RunningGateway) -> str:

@@ -426,7 +426,6 @@ def test_a_superuser_by_rule(superuser: Site) -> None:
         {"options": "-crole=bob"},
         {"options": "--role=bob"},
         {"options": "-c ROLE=bob"},
-        {"options": r"-c\ r\ole=bob"},
         {"options": "-c session_authorization=bob"},
         {"options": "--session-authorization=bob"},
         {"role": "bob"},
@@ -439,6 +438,27 @@ def test_a_superuser_in_disguise_is_refused(superuser: Site, disguise: dict[str,
     use(superuser)
     refused = refusal(superuser, **disguise)
     assert (refused.sqlstate, refused.text) == ("28000", NOT_ALLOWED)
+
+
+@pytest.mark.parametrize("where", ["", "IN DATABASE postgres"])
+def test_a_superuser_whom_a_setting_disguises_is_refused(superuser: Site, where: str) -> None:
+    """As does ALTER DATABASE, which its owner may say, who need be no superuser."""
+    use(superuser)
+    superuser.server.sql(f"ALTER ROLE {ROLE} {where} SET role = bob")
+    try:
+        refused = refusal(superuser)
+    finally:
+        superuser.server.sql(f"ALTER ROLE {ROLE} {where} RESET role")
+    assert (refused.sqlstate, refused.text) == ("28000", NOT_ALLOWED)
+
+
+def test_an_ordinary_role_may_start_as_one_of_its_own(site: Site) -> None:
+    site.server.make_role("grp")
+    site.server.make_role(ROLE, PASSWORD)
+    site.server.sql(f"GRANT grp TO {ROLE}")
+    use(site)
+    with psycopg.connect(**site.dsn, options="-c role=grp") as connection:
+        assert connection.execute("SELECT current_user, session_user").fetchone() == ("grp", ROLE)
 
 
 # --- replication ------------------------------------------------------------------------------------------------------
@@ -470,13 +490,12 @@ def test_replication_by_rule(replicator: Site) -> None:
             assert row[3] == ("postgres" if factory is LogicalReplicationConnection else None)
 
 
-def test_a_rule_for_one_database_does_not_allow_physical_replication(replicator: Site) -> None:
-    """It would read them all."""
+@pytest.mark.parametrize("factory", [LogicalReplicationConnection, PhysicalReplicationConnection])
+def test_a_rule_for_one_database_allows_no_replication(replicator: Site, factory: type) -> None:
+    """BASE_BACKUP would read them all, also on a connection that names a database."""
     use(replicator, rules=f"\nallow postgres {ROLE} all replication=yes")
-    with closing(psycopg2.connect(**replicator.dsn, connection_factory=LogicalReplicationConnection)):
-        pass
     with pytest.raises(psycopg2.OperationalError, match=NOT_ALLOWED):
-        psycopg2.connect(**replicator.dsn, connection_factory=PhysicalReplicationConnection)
+        psycopg2.connect(**replicator.dsn, connection_factory=factory)
 
 
 def test_pg_receivewal_streams_a_segment_through_the_gateway(replicator: Site, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.net import dial
 from gateway.net.poller import Poller
 from tests.reactor import ManualReactor
 from tests.wires import Authority
@@ -17,8 +18,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-def reactor() -> ManualReactor:
-    return ManualReactor()
+def reactor(monkeypatch: pytest.MonkeyPatch) -> ManualReactor:
+    reactor = ManualReactor()
+    monkeypatch.setattr(dial, "resolvers", lambda: reactor.threads)
+    return reactor
 
 
 @pytest.fixture

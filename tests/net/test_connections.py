@@ -17,6 +17,7 @@ from gateway.net.connections import SWEEP_SECONDS, Connections
 from gateway.net.driver import Door
 from gateway.net.poller import Poller
 from gateway.net.relay import QUIET_SECONDS
+from gateway.net.transport import LINGER_SECONDS
 from gateway.session.vocabulary import (
     Close,
     Command,
@@ -35,7 +36,7 @@ from gateway.session.vocabulary import (
     TimedOut,
 )
 from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
-from gateway.wire.postgres import BackendFraming
+from gateway.wire.postgres_framing import BackendFraming
 from tests.reactor import ManualReactor
 from tests.wires import SECTION, Authority, Peer, unix_pair
 
@@ -102,8 +103,8 @@ class Gate:
         self.clients: list[Peer] = []
         self.upstreams: list[Peer] = []
 
-    def come(self, host: str = "192.0.2.1") -> Peer:
-        near, far = unix_pair()
+    def come(self, host: str = "192.0.2.1", buffer: int = 0) -> Peer:
+        near, far = unix_pair(buffer)
         client = Peer(far)
         self.clients.append(client)
         self.all.open(self.door, near, Address(host, 5000))
@@ -122,9 +123,9 @@ class Gate:
     def until(self, true: Callable[[], object]) -> None:
         self.reactor.until(true, self.step)
 
-    def log_in(self, subject: str = "alice", host: str = "192.0.2.1") -> Peer:
+    def log_in(self, subject: str = "alice", host: str = "192.0.2.1", buffer: int = 0) -> Peer:
         before = self.audit("open")
-        client = self.come(host)
+        client = self.come(host, buffer)
         client.write(subject.encode())
         self.until(lambda: self.audit("open") > before and len(self.upstreams) > before)
         self.upstreams[-1].write(b"Z\0\0\0\x05I")
@@ -174,9 +175,29 @@ def test_each_is_counted_and_numbered(gate: Gate):
 
 def test_over_the_limit_in_all_it_is_told_so(gate: Gate):
     gate.all.limit = 2
-    for _ in range(3):
-        gate.come()
+    gate.log_in()
+    gate.log_in()
+    gate.come()
     assert gate.opened() == [False, False, True]
+
+
+def test_who_has_proven_nothing_gives_way_when_it_is_full(gate: Gate):
+    """The oldest first; a session never does."""
+    gate.all.limit = 3
+    gate.log_in()
+    for _ in range(4):
+        gate.come()
+    gate.until(lambda: sum(client.end is None for client in gate.clients) == 3)
+    assert [client.end is None for client in gate.clients] == [True, False, False, True, True]
+    assert gate.opened() == [False] * 5
+    assert gate.held() == (3, 3, 1)
+    assert {record["reason"] for record in gate.records() if record["event"] == "close"} == {
+        "too many connections: gave way to a newer one"
+    }
+    gate.log_in()
+    gate.log_in()
+    gate.come()
+    assert gate.opened() == [False] * 7 + [True]
 
 
 def test_over_the_limit_of_its_address(gate: Gate):
@@ -193,6 +214,9 @@ def test_over_the_limit_of_its_subject(gate: Gate):
     second.write(b"alice")
     gate.until(lambda: second.end)
     assert second.data == FULL
+    assert gate.held() == (2, 2, 1)
+    second.sock.close()
+    gate.until(lambda: gate.held() == (1, 1, 1))
     gate.log_in("bob")
     assert gate.held() == (2, 2, 2)
 
@@ -210,8 +234,9 @@ def test_one_address_over_its_limit_takes_no_room_from_others(gate: Gate):
     assert len(gate.all._waiting) == gate.all._waiting_room()
     gate.until(lambda: gate.clients[2].end)
     assert not gate.clients[499].end
-    assert gate.records()[0]["reason"] == "too many connections"
-    gate.come("192.0.2.200")
+    assert not gate.clients[-1].end
+    assert gate.records()[0]["reason"] == "too many connections: gave way to a newer one"
+    gate.come("192.0.2.66")
     assert gate.opened()[-1] is True
 
 
@@ -225,10 +250,72 @@ def test_far_over_the_limit_it_is_closed_unheard(gate: Gate):
     gate.clients[-1].play()
     assert gate.clients[-1].end == "eof"
     gate.reactor.advance(TIMEOUT)
+    gate.reactor.advance(LINGER_SECONDS)
     assert len(gate.all) == 0
     # These end without a session having been opened, and are audited all the same.
     gate.heard.clear()
     (gate.folder / "audit").write_text("")
+
+
+def test_nobody_gives_way_to_an_address_over_its_limit(gate: Gate):
+    gate.all.limit, gate.all.addresses.limit = 2, 1
+    first, second = gate.come("192.0.2.1"), gate.come("192.0.2.66")
+    for _ in range(3):
+        gate.come("192.0.2.66")
+    gate.step()
+    assert gate.opened() == [False, False, True, True, True]
+    assert first.end is second.end is None
+
+
+def test_who_is_refused_for_want_of_room_is_not_counted_for_its_address(gate: Gate):
+    gate.all.limit = 1
+    session = gate.log_in()
+    gate.come("192.0.2.66")
+    assert gate.opened() == [False, True]
+    assert gate.all.addresses.total() == 1
+    assert session.end is None
+
+
+def test_who_is_refused_and_stays_is_counted(gate: Gate):
+    """Or a client that never closes would cost a descriptor beyond every limit, as often as it likes."""
+    gate.log_in("alice")
+    gate.all.limit, gate.all.subjects.limit = 20, 0
+    for number in range(200):
+        gate.come().write(b"junk")
+        gate.reactor.settle()
+        assert gate.audit("close") == number + 1
+        assert gate.held() == (min(20, number + 2), min(20, number + 2), 1)
+    # Two descriptors of the session, one of each of the others.
+    assert len(gate.all.poller._watched) == 2 + 19
+    gate.reactor.settle()
+    assert [client.sock.recv(100, socket.MSG_DONTWAIT) for client in gate.clients[1:]] == [FULL] * 200
+    assert gate.clients[0].end is None
+    gate.reactor.advance(LINGER_SECONDS)
+    assert gate.held() == (1, 1, 1)
+
+
+def test_over_the_limit_and_refused_and_staying_is_bounded_too(gate: Gate):
+    gate.log_in("alice")
+    gate.all.limit = 1
+    for _ in range(200):
+        gate.come().write(b"bug")
+        gate.reactor.settle()
+        assert len(gate.all.poller._watched) <= 2 + gate.all._waiting_room()
+    assert gate.opened() == [False] + [True] * 200
+    assert gate.audit("close") == 200
+    assert gate.clients[0].end is None
+
+
+def test_those_of_one_address_who_are_refused_and_stay_are_counted(gate: Gate):
+    gate.all.addresses.limit, gate.all.subjects.limit = 3, 0
+    for _ in range(4):
+        gate.come("192.0.2.66").write(b"junk")
+        gate.reactor.settle()
+    gate.come("192.0.2.1")
+    assert gate.opened() == [False, False, False, True, False]
+    gate.reactor.advance(LINGER_SECONDS)
+    gate.come("192.0.2.66")
+    assert gate.opened()[-1] is False
 
 
 def test_a_place_given_back_can_be_taken(gate: Gate):
@@ -279,14 +366,18 @@ def test_every_ending_before_the_session_too(gate: Gate, end: Callable[[Gate, Pe
     client = gate.come()
     assert gate.held() == (1, 1, 0)
     end(gate, client)
-    gate.until(lambda: gate.held() == (0, 0, 0))
+    gate.until(lambda: gate.audit("close"))
+    gate.reactor.advance(LINGER_SECONDS)
+    assert gate.held() == (0, 0, 0)
 
 
 def test_an_upstream_that_is_not_there_gives_back_the_subject(gate: Gate):
     gate.server.close()
     gate.come().write(b"alice")
     gate.until(lambda: gate.audit("close"))
-    assert gate.held() == (0, 0, 0)
+    assert gate.held() == (1, 1, 1)
+    gate.clients[0].sock.close()
+    gate.until(lambda: gate.held() == (0, 0, 0))
 
 
 def test_a_reload_may_lower_the_limits(gate: Gate):
@@ -328,8 +419,7 @@ def test_drained_when_nobody_is_there(gate: Gate):
 
 
 def test_drained_when_the_last_has_left(gate: Gate):
-    first, second = gate.log_in(), gate.log_in()
-    gate.come()
+    first, second, stranger = gate.log_in(), gate.log_in(), gate.come()
     second.write(b"query")
     gate.until(lambda: gate.upstreams[1].data == b"query")
     fired = drained(gate)
@@ -338,13 +428,41 @@ def test_drained_when_the_last_has_left(gate: Gate):
     assert gate.audit("close") == 2
     gate.until(lambda: first.end)
     assert first.data.endswith(b"bye")
+    for client in (stranger, first):
+        client.sock.close()
+    gate.until(lambda: len(gate.all) == 1)
     assert fired == []
     gate.upstreams[1].write(b"Z\0\0\0\x05I")
     gate.until(lambda: second.data.endswith(b"I" * 1) and len(second.data) == 12)
     gate.reactor.advance(QUIET_SECONDS)
-    assert fired == [None]
     gate.until(lambda: second.end)
     assert second.data.endswith(b"bye")
+    assert gate.audit("close") == 3
+    assert fired == []  # it has not read that yet, as far as anybody knows
+    second.sock.close()
+    gate.until(lambda: fired)
+
+
+def test_drained_with_every_row_delivered(gate: Gate):
+    """A result that is finished for the upstream, but not for a client that reads slowly, is waited for."""
+    client = gate.log_in(buffer=4096)
+    client.write(b"query")
+    gate.until(lambda: gate.upstreams[0].data)
+    before, rows = len(client.data), b"D" + (50_004).to_bytes(4) + b"r" * 50_000
+    gate.upstreams[0].write(rows + b"Z\0\0\0\x05I")
+    gate.reactor.settle()
+    fired = drained(gate)
+    while len(client.data) < before + len(rows):
+        assert gate.audit("close") == 0
+        gate.reactor.advance(QUIET_SECONDS * 2)
+        client.read(3_000)
+        gate.reactor.settle()
+    gate.reactor.advance(QUIET_SECONDS)
+    gate.reactor.advance(QUIET_SECONDS)
+    gate.until(lambda: client.end)
+    assert client.data[before:] == rows + b"Z\0\0\0\x05Ibye"
+    client.sock.close()
+    gate.until(lambda: fired)
 
 
 def test_drained_in_spite_of_those_who_never_finish(gate: Gate):
@@ -356,6 +474,9 @@ def test_drained_in_spite_of_those_who_never_finish(gate: Gate):
     gate.reactor.advance(GRACE - 0.1)
     assert fired == []
     gate.reactor.advance(0.2)
+    assert gate.audit("close") == 3
+    assert fired == []
+    gate.reactor.advance(LINGER_SECONDS)
     assert fired == [None]
     assert len(gate.all) == 0
 
@@ -364,4 +485,7 @@ def test_drained_in_spite_of_the_waiting_room(gate: Gate):
     gate.all.limit = 0
     gate.come()
     gate.come()
-    assert drained(gate) == [None]
+    fired = drained(gate)
+    assert gate.audit("close") == 2
+    gate.reactor.advance(LINGER_SECONDS)
+    assert fired == [None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,10 +26,10 @@ class Caller:
         self.reasons: list[str] = []
         self.attempts: list[Dial] = []
 
-    def dial(self, host: str, port: int) -> Dial:
+    def dial(self, host: str, port: int, seconds: float = 10.0) -> Dial:
         # Held until the end: being freed must not be what closes its sockets.
         told = self.sockets.append, self.reasons.append
-        self.attempts.append(Dial(self.reactor, self.poller, Address(host, port), *told))
+        self.attempts.append(Dial(self.reactor, self.poller, Address(host, port), *told, seconds))
         return self.attempts[-1]
 
     def wait(self) -> None:
@@ -51,6 +53,7 @@ def caller(reactor: ManualReactor, poller: Poller) -> Iterator[Caller]:
     yield caller
     for sock in caller.sockets:
         sock.close()
+    assert not reactor.getDelayedCalls()
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208 - one line
     assert not poller._watched
 
@@ -121,6 +124,82 @@ def test_the_reason_is_the_last_addresss(caller: Caller, monkeypatch: pytest.Mon
     caller.dial("db.example.org", 5432)
     caller.wait()
     assert caller.reasons == ["Connection refused"]
+
+
+@pytest.fixture
+def dead() -> Iterator[tuple[str, int]]:
+    """An address that never answers: a listener whose backlog is full drops what comes."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield full.getsockname()
+        for filler in fillers:
+            filler.close()
+
+
+@pytest.mark.parametrize(("seconds", "share"), [(12, 4), (1.5, 1)])
+def test_a_dead_address_leaves_the_others_their_time(
+    server: socket.socket,
+    dead: tuple[str, int],
+    caller: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    share: float,
+):
+    """A third of the time each, but at least a second."""
+    resolves(monkeypatch, dead, ("127.0.0.1", free_port()), server.getsockname())
+    caller.dial("db.example.org", 5432, seconds)
+    caller.reactor.run_threads()
+    caller.reactor.advance(share - 0.01)
+    assert not caller.reactor.turn(0.02)
+    caller.reactor.advance(0.01)
+    caller.wait()
+    assert caller.sockets[0].getpeername() == server.getsockname()
+
+
+def test_the_last_address_has_all_the_time_that_is_left(
+    dead: tuple[str, int], caller: Caller, monkeypatch: pytest.MonkeyPatch
+):
+    resolves(monkeypatch, ("127.0.0.1", free_port()), dead)
+    attempt = caller.dial("db.example.org", 5432)
+    caller.reactor.run_threads()
+    caller.reactor.until(lambda: len(attempt._candidates) == 0)
+    caller.reactor.advance(1000)
+    assert not caller.reasons
+    attempt.cancel()
+
+
+def test_cancelled_during_an_addresss_share(
+    server: socket.socket, dead: tuple[str, int], caller: Caller, monkeypatch: pytest.MonkeyPatch
+):
+    resolves(monkeypatch, dead, server.getsockname())
+    attempt = caller.dial("db.example.org", 5432)
+    caller.reactor.run_threads()
+    assert caller.reactor.getDelayedCalls()
+    attempt.cancel()
+    caller.reactor.advance(100)
+    caller.never()
+
+
+def test_a_resolver_that_hangs_does_not_hold_up_the_end():
+    program = """
+import socket, time
+from twisted.internet import reactor
+from gateway.net.dial import Dial
+from gateway.upstream import Address
+def getaddrinfo(*_, **__):
+    reactor.callFromThread(reactor.stop)
+    time.sleep(60)
+socket.getaddrinfo = getaddrinfo
+reactor.callWhenRunning(Dial, reactor, None, Address("db.example.org", 1), print, print, 10.0)
+reactor.run()
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=30, check=True, capture_output=True)
+    assert done.stdout + done.stderr == b""
 
 
 def test_a_name_that_is_not_known(caller: Caller, monkeypatch: pytest.MonkeyPatch):
@@ -215,26 +294,16 @@ def test_cancelled_while_resolving(server: socket.socket, caller: Caller, monkey
     caller.never()
 
 
-def test_an_event_for_another_socket_of_the_same_number(caller: Caller):
+def test_an_event_for_another_socket_of_the_same_number(dead: tuple[str, int], caller: Caller):
     """It was in the batch already when that one was closed. It says nothing about this one."""
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        where = full.getsockname()
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(where)
-        attempt = caller.dial(*where)
-        caller.reactor.advance(0)
-        (watched,) = caller.poller._watched.values()
-        assert watched == (attempt, WRITE)
-        attempt.on_writable()
-        assert not caller.sockets
-        assert not caller.reasons
-        attempt.cancel()
-        for filler in fillers:
-            filler.close()
+    attempt = caller.dial(*dead)
+    caller.reactor.advance(0)
+    (watched,) = caller.poller._watched.values()
+    assert watched == (attempt, WRITE)
+    attempt.on_writable()
+    assert not caller.sockets
+    assert not caller.reasons
+    attempt.cancel()
 
 
 def test_a_bug_leaves_nothing(server: socket.socket, caller: Caller):

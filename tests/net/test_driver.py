@@ -46,7 +46,7 @@ from gateway.session.vocabulary import (
     TimedOut,
 )
 from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
-from gateway.wire.postgres import BackendFraming
+from gateway.wire.postgres_framing import BackendFraming
 from gateway.wire.proxy import BINARY_START
 from tests.reactor import ManualReactor
 from tests.wires import SECTION, Authority, Peer, reset, tcp_pair, unix_pair
@@ -102,12 +102,16 @@ class House:
         self.now: Callable[[], float] = lambda: self.time
         self.welcomed: list[str] = []
         self.admitted: list[str] = []
+        self.let_in: list[Driver] = []
         self.gone: list[Driver] = []
         self.audit: list[dict[str, Any]] = []
 
     def welcome(self, driver: Driver, address: str) -> bool:
         self.welcomed.append(address)
         return self.room
+
+    def opened(self, driver: Driver) -> None:
+        self.let_in.append(driver)
 
     def admit(self, driver: Driver, subject: str) -> bool:
         self.admitted.append(subject)
@@ -199,8 +203,9 @@ class Bench:
 
     def ended(self) -> dict[str, Any]:
         """Waits for the end, checks that it was one, and tells what the audit says of it."""
-        self.until(lambda: self.house.gone)
-        assert self.house.gone == [self.driver]
+        self.until(lambda: self.house.records("close"))
+        # Counted for as long as the client has its socket.
+        assert self.house.gone == [self.driver][: self.driver._client.closed]
         assert len(self.session.of(Ended)) == 1
         assert isinstance(self.session.heard[-1], Ended)
         (record,) = self.house.records("close")
@@ -372,6 +377,31 @@ def test_dialing_again_before_the_first_is_there(bench: Make):
     one.reactor.settle()
     assert len(one.session.of(Dialed)) == 1
     assert len(one.accepted) == 1
+
+
+def test_what_the_former_upstream_causes_is_not_blamed_on_the_next(bench: Make):
+    """It is lost at once, while the commands that drop it are still being run."""
+    one = bench()
+    one.upstream = replace(one.upstream, name="gone")
+    first, one.upstream = one.dial, replace(one.upstream, name="main")
+    one.answers |= {
+        Opened: [first],
+        Dialed: lambda _: [StartTLS(Side.UPSTREAM), one.dial] if len(one.session.of(Dialed)) == 1 else [],
+    }
+    one.start()
+    one.until(lambda: len(one.session.of(Dialed)) == 2)
+    assert one.session.of(Lost) == []
+    one.until(lambda: len(one.accepted) == 2)
+    one.far.write(b"hello")
+    assert one.heard(Data) == Data(Side.UPSTREAM, b"hello")
+
+
+def test_what_the_client_causes_is_told_after_another_dial(bench: Make):
+    one = bench()
+    one.answers |= {Opened: [Sniff()], Sniffed: [StartTLS(Side.CLIENT), one.dial]}
+    one.start()
+    one.client.write(b"\x16\x03\x01\x00\x05junk!")
+    assert one.heard(Lost).side is Side.CLIENT
 
 
 def test_closed_while_dialing(bench: Make):
@@ -585,7 +615,7 @@ def test_a_proxy_header_that_does_not_come(bench: Make):
     one.client.write(PROXY[:-1])
     one.reactor.settle()
     one.reactor.advance(TIMEOUT - 0.1)
-    assert not one.house.gone
+    assert not one.house.records("close")
     one.reactor.advance(0.2)
     assert one.ended()["reason"] == "timed out before the PROXY header was complete"
 
@@ -616,7 +646,13 @@ def test_shutdown_within_the_proxy_header(bench: Make):
 
 
 def test_an_open_session_relays_and_counts(bench: Make):
+    one = bench()
+    one.answers[Opened] = [one.dial]
+    one.start()
+    one.heard(Dialed)
+    assert one.house.let_in == []
     one = spliced(bench(), ahead=b"ahead")
+    assert one.house.let_in == [one.driver]
     one.client.write(b"query")
     one.until(lambda: len(one.far.data) == 10)
     one.far.write(b"D\0\0\0\x08rows")
@@ -674,7 +710,7 @@ def test_shutdown_waits_for_the_answer(bench: Make):
     one.until(lambda: one.far.data)
     one.driver.shut_down()
     one.reactor.advance(GRACE / 2)
-    assert not one.house.gone
+    assert not one.house.records("close")
     one.far.write(READY)
     one.until(lambda: one.client.data == READY * 2)
     one.reactor.advance(1)
@@ -776,7 +812,34 @@ def test_over_a_limit_it_gives_way(bench: Make):
     one.house.room = False
     one.start()
     one.driver.give_way()
-    assert one.ended()["reason"] == "too many connections"
+    assert one.house.gone == [one.driver]
+    assert one.ended()["reason"] == "too many connections: gave way to a newer one"
+
+
+def test_who_does_not_take_its_refusal_gives_way_too(bench: Make):
+    one = bench({Opened: [Close("full", b"too many")]})
+    one.house.room = False
+    one.start()
+    assert one.ended()["reason"] == "full"
+    assert one.house.gone == []
+    one.driver.give_way()
+    assert one.house.gone == [one.driver]
+    assert one.driver._client.closed
+    assert one.ended()["reason"] == "full"
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_counted_until_its_socket_is_closed(bench: Make, takes: bool):
+    one = bench({Opened: [Close("no", b"no")]}).start()
+    assert len(one.house.records("close")) == len(one.session.of(Ended)) == 1
+    one.reactor.advance(LINGER_SECONDS - 0.1)
+    assert one.house.gone == []
+    if takes:
+        one.client.sock.close()
+        one.reactor.settle()
+    else:
+        one.reactor.advance(0.2)
+    assert one.house.gone == [one.driver]
 
 
 def test_what_was_sent_and_received_is_never_in_the_audit(bench: Make):
@@ -849,7 +912,8 @@ def test_one_end_whatever_happens(authority: Authority, tmp_path: Path, doings: 
             DOINGS[doing](one)
         except OSError:
             continue
-        assert len(one.session.of(Ended)) == len(one.house.gone) == len(one.house.records("close")) <= 1
+        assert len(one.session.of(Ended)) == len(one.house.records("close")) <= 1
+        assert one.house.gone == [one.driver][: bool(one.session.of(Ended)) and one.driver._client.closed]
     one.client.sock.close()
     for peer in one.accepted:
         peer.sock.close()
@@ -888,6 +952,7 @@ def test_an_ended_connection_is_freed_at_once(
         # What the test itself holds of it.
         one.scripts.clear()
         one.house.gone.clear()
+        one.house.let_in.clear()
         del one.driver
         assert session() is None
         assert sock() is None

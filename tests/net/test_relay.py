@@ -18,7 +18,7 @@ from gateway.net.stream import SIZE
 from gateway.net.transport import LINGER_SECONDS as CLOSE_SECONDS
 from gateway.net.transport import Transport
 from gateway.session.vocabulary import Framing
-from gateway.wire.postgres import BackendFraming
+from gateway.wire.postgres_framing import BackendFraming
 from tests.reactor import ManualReactor
 from tests.wires import Authority, Peer, reset, tcp_pair, unix_pair
 
@@ -202,6 +202,29 @@ def test_what_came_before_the_splice_is_not_forgotten(splice: Make, tls: str):
     one.client.write(b"c" * 20_000)
     one.start()
     one.until(lambda: len(one.client.data) == len(one.upstream.data) == 20_000)
+
+
+class Endless:
+    """A stream that always has more, of which the socket would not tell."""
+
+    wants_write, unread = False, True
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def read(self) -> int:
+        self.reads += 1
+        assert self.reads < 1_000, "nobody else gets a turn"
+        return 1
+
+
+def test_who_always_has_more_takes_no_turn_of_others(splice: Make):
+    one = splice().start()
+    real, endless = one.upstream_side.stream, Endless()
+    one.upstream_side.stream = endless  # type: ignore[assignment]
+    one.upstream_side.on_readable()
+    one.upstream_side.stream = real
+    assert 1 < endless.reads < 10
 
 
 # --- ends of streams -----------------------------------------------------------------------------------------------
@@ -534,6 +557,163 @@ def test_a_farewell_to_a_client_that_does_not_read_is_bounded(splice: Make):
     assert one.ended == ["expired"]
     one.reactor.advance(CLOSE_SECONDS)
     assert one.both_closed()
+
+
+@pytest.fixture
+def slow(splice: Make) -> Splice:
+    """The upstream has said all of it, the client has not heard all of it."""
+    one = splice(framing=BackendFraming()).start()
+    one.client_side._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    one.ask(b"Q")
+    one.upstream.write(row(50_000) + READY)
+    one.reactor.settle()
+    assert one.relay.received == len(row(50_000) + READY)
+    assert one.client_side.pending
+    return one
+
+
+def test_the_patient_wait_for_a_slow_reader(slow: Splice):
+    one = slow
+    one.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    while one.client_side.pending:
+        one.reactor.advance(QUIET_SECONDS * 3)
+        assert one.ended == []
+        one.client.read(2_000)
+        one.reactor.settle()
+    one.reactor.pump([QUIET_SECONDS] * 2)
+    assert one.ended == ["shutdown"]
+    one.until(lambda: one.client.end)
+    assert one.client.data == row(50_000) + READY + FATAL
+
+
+def test_a_slow_reader_is_not_waited_for_beyond_the_grace(slow: Splice):
+    """What it has not taken by then it may still take before the socket is closed, and the farewell behind it."""
+    one = slow
+    one.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    one.reactor.advance(GRACE)
+    assert one.ended == ["shutdown"]
+    one.until(lambda: one.client.end)
+    assert one.client.data == row(50_000) + READY + FATAL
+
+
+@pytest.mark.parametrize("step", [QUIET_SECONDS * part for part in (0.3, 0.5, 0.9)])
+def test_quiet_is_counted_from_the_last_byte(idle: Splice, step: float):
+    """However the look that was due and the next question fall together: no timer of an earlier quiet ends it."""
+    idle.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    for _ in range(8):
+        idle.reactor.advance(step)
+        assert idle.ended == []
+        idle.ask(b"Q")
+        idle.say(READY)
+        assert len(idle.reactor.getDelayedCalls()) == 2  # the grace, and one look
+    idle.reactor.pump([QUIET_SECONDS / 10] * 9)
+    assert idle.ended == []
+    idle.reactor.pump([QUIET_SECONDS / 10] * 12)
+    assert idle.ended == ["shutdown"]
+
+
+def test_a_look_before_the_question_does_not_end_it(idle: Splice):
+    """Asked after the first look, answered before the next: there must be a new quiet, not the old one."""
+    idle.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    idle.ask(b"Q")
+    idle.reactor.advance(QUIET_SECONDS)
+    idle.say(READY)
+    idle.reactor.advance(QUIET_SECONDS - 0.001)
+    assert idle.ended == []
+    idle.reactor.advance(0.002)
+    assert idle.ended == ["shutdown"]
+
+
+def test_the_impatient_hear_no_more_of_the_client(busy: Splice):
+    """What an expired token asks for is not asked of the upstream, however long its answer takes."""
+    busy.say(row(1_000)[:500])
+    busy.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
+    busy.client.write(b"DROP TABLE")
+    busy.reactor.settle()
+    busy.upstream.write(row(1_000)[500:700])
+    busy.reactor.settle()
+    busy.reactor.advance(GRACE)
+    busy.reactor.settle()
+    assert busy.ended == []
+    busy.upstream.write(row(1_000)[700:])
+    busy.until(lambda: busy.client.end and busy.upstream.end)
+    assert busy.upstream.data == b"Q"
+    assert busy.client.data == READY + row(1_000) + FATAL
+
+
+def test_the_patient_hear_the_client_until_the_grace_is_over(busy: Splice):
+    busy.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    busy.say(row(1_000)[:500])
+    busy.ask(b"more")
+    busy.reactor.advance(GRACE)
+    busy.client.write(b"DROP TABLE")
+    busy.reactor.settle()
+    busy.reactor.advance(LAST_SECONDS)
+    busy.until(lambda: busy.upstream.end)
+    assert busy.upstream.data == b"Qmore"
+
+
+def test_the_impatient_leave_a_client_unread_whose_tls_has_something_to_write(splice: Make):
+    """A key update, say: that its socket can be written does not mean that it is read."""
+    one = splice(tls="client", framing=BackendFraming()).start()
+    one.say(row(1_000)[:500])
+    one.client_side.stream.wants_write = True
+    one.client_side.blocked()
+    one.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
+    one.client.write(b"DROP TABLE")
+    one.reactor.settle()
+    one.upstream.write(row(1_000)[500:])
+    one.until(lambda: one.client.end and one.upstream.end)
+    assert one.upstream.data == b""
+    assert one.client.data == row(1_000) + FATAL
+
+
+@pytest.fixture
+def seems_idle(splice: Make) -> Splice:
+    """In a bulk result: more rows than are walked, the last of which looks like a ReadyForQuery so far."""
+    one = splice(framing=BackendFraming()).start()
+    one.say(READY)
+    one.ask(b"Q")
+    one.say(row(10) * 100 + LAST[: -len(REST)])
+    framing = one.relay.framing
+    assert framing
+    assert framing.idle
+    assert not framing.boundary
+    return one
+
+
+REST = b"and the rest of that row"
+LAST = b"D" + (4 + 6 + len(REST)).to_bytes(4) + READY + REST
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_what_only_seems_idle_is_looked_at_again(seems_idle: Splice, patient: bool):
+    one = seems_idle
+    before = len(one.client.data)
+    one.relay.finish(FATAL, "over", patient=patient, grace=GRACE)
+    one.reactor.advance(QUIET_SECONDS / 2)
+    one.say(REST)
+    one.reactor.advance(QUIET_SECONDS * 4)
+    assert one.ended == []
+    one.say(row(10) * 3 + b"C\0\0\0\x0dSELECT 1\0" + READY)
+    assert one.ended == []
+    one.reactor.advance(QUIET_SECONDS)
+    one.until(lambda: one.client.end)
+    assert one.client.data[before:] == REST + row(10) * 3 + b"C\0\0\0\x0dSELECT 1\0" + READY + FATAL
+
+
+def test_what_seems_idle_and_stays_so_is_left(splice: Make):
+    one = splice(framing=BackendFraming()).start()
+    one.ask(b"Q")
+    one.say(row(10) * 100 + READY)
+    one.relay.finish(FATAL, "expired", patient=False, grace=GRACE)
+    one.client.write(b"DROP TABLE")
+    one.reactor.settle()
+    assert one.ended == []
+    one.reactor.advance(QUIET_SECONDS)
+    one.until(lambda: one.client.end and one.upstream.end)
+    assert one.client.data == row(10) * 100 + READY + FATAL
+    assert one.upstream.data == b"Q"
 
 
 def test_without_framing_the_patient_wait_for_quiet(splice: Make):

@@ -370,6 +370,24 @@ def test_a_foreign_certificate_fails_the_handshake(kind: type[TLSStream], author
         shake()
 
 
+def test_a_look_ahead_that_has_to_write_first_leaves_nothing_unread(
+    monkeypatch: pytest.MonkeyPatch, authority: Authority
+):
+    """`unread` is what makes the reader go on at once, and nothing but another look ahead or the end takes it back."""
+    near, _ = unix_pair()
+    stream = RawTLSStream(authority.as_server(near))
+    real = module._lib
+    for error, unread in (
+        (real.SSL_ERROR_WANT_WRITE, False),
+        (real.SSL_ERROR_WANT_READ, False),
+        (real.SSL_ERROR_ZERO_RETURN, True),
+    ):
+        names = {name: getattr(real, name) for name in used_names()} | {"SSL_get_error": lambda *_, error=error: error}
+        monkeypatch.setattr(module, "_lib", SimpleNamespace(**names))
+        stream._look_ahead(-1)
+        assert stream.unread is unread
+
+
 # --- the private names ---------------------------------------------------------------------------------------------
 
 

@@ -448,6 +448,46 @@ def test_nothing_is_said_after_close(line: Line):
     assert line.peer.data == b""
 
 
+@pytest.mark.parametrize("how", ["abort", "lost", "linger", "left"])
+def test_who_asks_is_told_once_when_the_socket_is_closed(line: Line, how: str):
+    told: list[int] = []
+    line.transport.resume()
+    line.transport.when_closed(lambda: told.append(line.transport._sock.fileno()))
+    if how == "abort":
+        line.transport.abort()
+    elif how == "lost":
+        line.peer.sock.close()
+        line.reactor.settle()
+    else:
+        line.transport.close()
+        line.reactor.settle()
+        assert told == []
+        if how == "left":
+            line.peer.sock.close()
+            line.reactor.settle()
+        else:
+            line.reactor.advance(LINGER_SECONDS)
+    assert told == [-1]
+    line.transport.abort()
+    assert told == [-1]
+    line.transport.when_closed(lambda: told.append(0))
+    assert told == [-1, 0]
+
+
+def test_a_paused_transport_is_not_read_when_it_can_be_written(line: Line):
+    """What its TLS wanted to write goes out with the next write, or when it is read again."""
+    line.transport.resume()
+    line.transport.stream.wants_write = True
+    line.transport.blocked()
+    line.transport.pause()
+    line.peer.write(b"not yet")
+    line.reactor.settle()
+    assert line.owner.data == b""
+    line.transport.resume()
+    line.reactor.settle()
+    assert line.owner.data == b"not yet"
+
+
 def test_abort_is_at_once_and_silent(narrow: Line):
     narrow.transport.resume()
     narrow.transport.write(b"x" * 50_000)

@@ -36,11 +36,13 @@ from tests.fakes import (
     FIRST,
     ISSUER,
     KEY_DATA,
+    NOT_SUPERUSER,
     NOW,
     OK,
     ORDINARY_ROLE,
     READY,
     SSL_REQUEST,
+    SUPERUSER_QUERY,
     WELCOME,
     Conversation,
     access,
@@ -84,6 +86,7 @@ def test_journey() -> None:
         Send(Side.UPSTREAM, SSL_REQUEST),
         StartTLS(Side.UPSTREAM),
         Send(Side.UPSTREAM, startup({b"user": b"alice", b"database": b"shop"})),
+        Send(Side.UPSTREAM, SUPERUSER_QUERY),
         SetDeadline(None),
     ]
     assert isinstance(greeting, Send)
@@ -100,13 +103,14 @@ def test_decision_is_allowed_only_at_the_splice() -> None:
 
 
 def test_ok_waits_for_the_upstreams_own_login() -> None:
-    """Byte by byte: the client hears nothing before ReadyForQuery is whole."""
+    """Byte by byte: the client hears nothing before it is known who logged in, and the upstream is ready again."""
     talk = Conversation().dialed()
-    before = talk.sent(Side.CLIENT)
-    for byte in WELCOME[:-1]:
+    talk.superuser = None
+    before, said = talk.sent(Side.CLIENT), WELCOME + NOT_SUPERUSER
+    for byte in said[:-1]:
         talk.upstream(bytes([byte]))
         assert talk.sent(Side.CLIENT) == before
-    talk.upstream(WELCOME[-1:])
+    talk.upstream(said[-1:])
     assert talk.sent(Side.CLIENT).removeprefix(before).startswith(OK)
 
 
@@ -117,9 +121,25 @@ def test_greeting_keeps_its_order() -> None:
     assert talk.sent(Side.CLIENT) == b"S" + ASKS_PASSWORD + OK + said + READY
 
 
+def test_the_answer_to_our_question_is_not_the_clients() -> None:
+    """What comes at any time is: a setting that changed, a notice, a notification."""
+    notice, notification = message(b"N", b"SNOTICE\0Mhello\0\0"), message(b"A", b"\0\0\0\1x\0y\0")
+    description, row, done = (message(kind, body) for kind, body in messages(NOT_SUPERUSER)[:3])
+    changed = status(b"TimeZone", b"UTC")
+    talk = Conversation().dialed()
+    talk.superuser = notice + description + changed + row + notification + done + notice + READY
+    talk.upstream(WELCOME)
+    heard = messages(talk.sent(Side.CLIENT)[1:])
+    assert [kind for kind, _ in heard] == [b"R", b"R", b"S", b"N", b"S", b"A", b"N", b"K", b"Z"]
+    assert ORDINARY_ROLE + notice + changed + notification + notice in talk.sent(Side.CLIENT)
+
+
 def test_key_comes_before_ready_for_query_in_a_transaction_state_of_its_own() -> None:
+    """The state is that after our question: what the client finds."""
     ready = message(b"Z", b"T")
-    talk = Conversation().open(welcome=OK + KEY_DATA + ORDINARY_ROLE + ready)
+    talk = Conversation().dialed()
+    talk.superuser = NOT_SUPERUSER.removesuffix(READY) + ready
+    talk.upstream(OK + KEY_DATA + ORDINARY_ROLE + READY)
     assert [kind for kind, _ in messages(talk.sent(Side.CLIENT)[1:])] == [b"R", b"R", b"S", b"K", b"Z"]
     assert talk.sent(Side.CLIENT).endswith(ready)
 
@@ -127,7 +147,9 @@ def test_key_comes_before_ready_for_query_in_a_transaction_state_of_its_own() ->
 @pytest.mark.parametrize("rest", [b"N", message(b"N", b"SNOTICE\0\0"), message(b"A", b"\0\0\0\1x\0y\0") + b"S\0"])
 def test_what_follows_the_greeting_is_kept_and_followed(rest: bytes) -> None:
     """Framing must have seen every byte that the client gets, or it would name a boundary inside a message."""
-    talk = Conversation().open(welcome=WELCOME + rest)
+    talk = Conversation().dialed()
+    talk.superuser = NOT_SUPERUSER + rest
+    talk.upstream(WELCOME)
     assert talk.sent(Side.CLIENT).endswith(READY + rest)
     framing = talk.splice.framing
     assert framing is not None
@@ -198,6 +220,31 @@ def test_session_ends_with_its_token() -> None:
     assert not talk.closed.patient
 
 
+@pytest.mark.parametrize(("certificate", "expires"), [(599.0, 599.0), (600.0, 600.0), (601.0, 600.0), (None, 600.0)])
+def test_session_ends_with_the_certificate_that_it_was_opened_with(certificate: float | None, expires: float) -> None:
+    """Or with the token, whichever is first."""
+    until = None if certificate is None else NOW + certificate
+    for terminate, expected in ((True, NOW + expires), (False, None)):
+        talk = Conversation(access(terminate_on_expiry=terminate)).clear()
+        talk.client(SSL_REQUEST)
+        talk.tell(Secured(Side.CLIENT, TLSFacts("TLSv1.3", peer_certificate=b"der", peer_expires=until)))
+        talk.client(ALICE)
+        talk.client(password(token()))
+        talk.tell(Dialed())
+        talk.upstream(WELCOME)
+        assert talk.splice.expires == expected
+
+
+def test_the_upstreams_certificate_ends_no_session() -> None:
+    """It was good when it was asked for; the client has no part in it."""
+    talk = Conversation(access(upstream=upstream(TLSMode.VERIFY_FULL))).proven()
+    talk.tell(Dialed())
+    talk.upstream(b"S")
+    talk.tell(Secured(Side.UPSTREAM, TLSFacts("TLSv1.3", peer_certificate=b"der", peer_expires=NOW + 1)))
+    talk.upstream(WELCOME)
+    assert talk.splice.expires == NOW + 600
+
+
 def test_expiry_includes_the_leeway() -> None:
     verifier = TokenVerifier([VerificationKey(ISSUER.public_key())], leeway=30)
     talk = Conversation(access(verifier=verifier)).dialed(jwt=token(exp=NOW - 10))
@@ -218,6 +265,14 @@ def handshake() -> Conversation:
     return talk
 
 
+def question() -> Conversation:
+    """The upstream has let us in; who its role is, it has not said."""
+    talk = Conversation().dialed()
+    talk.superuser = None
+    talk.upstream(WELCOME)
+    return talk
+
+
 # What the client can be told there: an error in clear, an error in TLS, or nothing at all in the middle of a handshake.
 STATES: dict[str, tuple[Callable[[], Conversation], bool]] = {
     "first byte": (Conversation, True),
@@ -227,6 +282,7 @@ STATES: dict[str, tuple[Callable[[], Conversation], bool]] = {
     "password": (lambda: Conversation().asked(), True),
     "link": (lambda: Conversation().proven(), True),
     "login": (lambda: Conversation().dialed(), True),
+    "question": (question, True),
     "open": (lambda: Conversation().open(), True),
 }
 every_state = pytest.mark.parametrize("state", STATES)
@@ -246,7 +302,7 @@ def test_one_deadline_for_all_that_a_client_does() -> None:
     assert Conversation().asked().of(SetDeadline) == [SetDeadline(30.0)]
 
 
-@pytest.mark.parametrize("state", ["link", "login"])
+@pytest.mark.parametrize("state", ["link", "login", "question"])
 def test_upstream_too_slow(state: str) -> None:
     talk = STATES[state][0]()
     talk.tell(TimedOut())

@@ -31,7 +31,7 @@ from tests.fakes import (
     ALICE,
     CLIENT,
     FIRST,
-    KEY_DATA,
+    IS_SUPERUSER,
     OK,
     ORDINARY_ROLE,
     READY,
@@ -46,7 +46,6 @@ from tests.fakes import (
     messages,
     password,
     startup,
-    status,
     token,
     upstream,
 )
@@ -199,7 +198,9 @@ def test_the_end_of_one_session_leaves_the_other() -> None:
 
 def test_sessions_that_never_opened_leave_no_key() -> None:
     cancels = CancelKeys(5.0)
-    superuser = Conversation(cancels=cancels).open(welcome=OK + status(b"is_superuser", b"on") + KEY_DATA + READY)
+    superuser = Conversation(cancels=cancels).dialed()
+    superuser.superuser = IS_SUPERUSER
+    superuser.upstream(WELCOME)
     superuser.tell(Ended())
     standby = Conversation(access(upstream=upstream(target_session_attrs="read-write")), cancels=cancels).open()
     standby.tell(Ended())

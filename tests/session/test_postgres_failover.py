@@ -21,6 +21,7 @@ from gateway.upstream import Login, TLSMode
 from tests.fakes import (
     FIRST,
     KEY_DATA,
+    NOT_SUPERUSER,
     OK,
     ORDINARY_ROLE,
     READY,
@@ -57,10 +58,11 @@ def refusal(talk: Conversation) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("sqlstate", ["3D000", "53300", "57P03", "42501", "22023", "57P01", "XX000"])
-@pytest.mark.parametrize("before", [b"", OK, OK + ORDINARY_ROLE])
+@pytest.mark.parametrize("before", [b"", OK, OK + ORDINARY_ROLE, WELCOME])
 def test_errors_are_forwarded_without_the_upstreams_inside(sqlstate: str, before: bytes) -> None:
     said = {"S": "FATAL", "V": "FATAL", "C": sqlstate, "M": "no", "D": "because", "H": "try"}
     talk = Conversation().dialed()
+    talk.superuser = None
     talk.upstream(before + error(**said, F="postinit.c", L="941", R="InitPostgres", W="a trigger"))
     assert refusal(talk) == said
     assert OK not in talk.sent(Side.CLIENT)
@@ -75,6 +77,41 @@ def test_login_errors_are_between_the_gateway_and_the_database(sqlstate: str, be
     assert talk.sqlstate == "28000"
     assert b"reader" not in talk.sent(Side.CLIENT)
     assert "reader" in talk.reason
+
+
+@pytest.mark.parametrize("field", ["M", "D", "H"])
+def test_an_error_that_names_a_role_unknown_to_the_client_is_told_in_other_words(field: str) -> None:
+    """'too many connections for role "reader"' has the right SQLSTATE, and a name that is not the client's business."""
+    told = {"S": "FATAL", "C": "53300", "M": "too many", "D": "so many", "H": "wait"}
+    told[field] += ' for role "reader"'
+    talk = Conversation(access("allow all all all role=reader")).dialed()
+    talk.upstream(error(**told))
+    assert refusal(talk) == {"S": "FATAL", "V": "FATAL", "C": "53300", "M": "The database refused the connection"}
+    assert "53300" in talk.reason
+
+
+def test_the_last_of_several_addresses_names_no_role_either() -> None:
+    talk = Conversation(access("allow all all all role=reader", upstream=upstream(addresses=(FIRST, SECOND)))).proven()
+    for _ in range(2):
+        talk.tell(Dialed())
+        talk.upstream(error(S="FATAL", C="57P03", M="not yet, reader"))
+    assert refusal(talk)["C"] == "57P03"
+    assert b"reader" not in talk.sent(Side.CLIENT)
+
+
+@pytest.mark.parametrize(("rule", "role"), [("allow all all all", "alice"), ("allow all all all role=reader", "shop")])
+def test_an_error_that_names_nobody_else_is_told_as_it_is(rule: str, role: str) -> None:
+    said = {"S": "FATAL", "V": "FATAL", "C": "53300", "M": f'too many connections for "{role}"'}
+    talk = Conversation(access(rule)).dialed()
+    talk.upstream(error(**said))
+    assert refusal(talk) == said
+
+
+def test_an_error_without_fields_still_tells_something() -> None:
+    talk = Conversation().dialed()
+    talk.upstream(message(b"E", b"\0"))
+    assert refusal(talk).keys() == {"S", "V", "C", "M"}
+    assert talk.sqlstate == "XX000"
 
 
 @pytest.mark.parametrize("sqlstate", ["3D000", "53300", "28P01", "28000"])
@@ -124,16 +161,26 @@ def test_next_address(event: Event, reached: bool) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [NOT_YET, OK + NOT_YET, b"garbage", message(b"R", b"\0\0\0\3"), OK + ORDINARY_ROLE[:9]],
+    [
+        NOT_YET,
+        OK + NOT_YET,
+        b"garbage",
+        message(b"R", b"\0\0\0\3"),
+        OK + ORDINARY_ROLE[:9],
+        WELCOME + NOT_YET,
+        WELCOME + NOT_SUPERUSER[:9],
+    ],
 )
 def test_next_address_after_what_the_first_said(answer: bytes) -> None:
     """Nothing of the first login is left in the second."""
     talk = two()
+    talk.superuser = None
     talk.tell(Dialed())
     talk.upstream(answer)
     if not talk.dials[1:]:
         talk.tell(Lost(Side.UPSTREAM, "closed"))
     assert talk.dials == [FIRST, SECOND]
+    talk.superuser = NOT_SUPERUSER
     talk.tell(Dialed())
     assert talk.sent(Side.UPSTREAM).endswith(ALICE_UPSTREAM)
     talk.upstream(WELCOME)

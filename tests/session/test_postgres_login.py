@@ -14,9 +14,12 @@ from gateway.upstream import Address
 from tests.fakes import (
     ALICE,
     ASKS_PASSWORD,
+    FIRST,
     ISSUER,
     NOW,
+    SECOND,
     STRANGER,
+    SUPERUSER_QUERY,
     WELCOME,
     Conversation,
     access,
@@ -29,6 +32,7 @@ from tests.fakes import (
     startup,
     strings,
     token,
+    upstream,
 )
 from tests.pki import issue, make_ca
 
@@ -145,7 +149,7 @@ def denied(talk: Conversation) -> str:
 def test_a_good_token_dials() -> None:
     talk = Conversation().proven()
     assert talk.dials == [Address("db1.example", 5432)]
-    assert (talk.session.facts.subject, talk.session.facts.serial) == ("alice", "serial-1")
+    assert (talk.session.facts.subject, talk.session.facts.jti) == ("alice", "serial-1")
 
 
 def test_password_byte_by_byte() -> None:
@@ -213,6 +217,39 @@ def test_the_listeners_own_verifier_decides() -> None:
     assert Conversation(access(verifier=verifier)).proven(jwt=token(iss="https://issuer")).dials
 
 
+def test_a_reload_reaches_who_waits_at_the_prompt() -> None:
+    """A key taken out of the configuration opens nothing any more, also for who was there before."""
+    talk = Conversation().asked()
+    talk.access = access(verifier=TokenVerifier([VerificationKey(STRANGER.public_key())]))
+    talk.client(password(token()))
+    denied(talk)
+
+
+def test_a_reload_lets_in_who_waits_at_the_prompt() -> None:
+    talk = Conversation().asked()
+    talk.access = access(verifier=TokenVerifier([VerificationKey(STRANGER.public_key())]))
+    talk.client(password(token(key=STRANGER)))
+    assert talk.dials
+
+
+def test_the_session_is_of_the_time_when_it_was_opened() -> None:
+    talk = Conversation(access(application_name="before")).asked()
+    talk.access = access(
+        listener="other",
+        upstream=upstream(addresses=(SECOND,)),
+        role_claim="role",
+        application_name="after",
+        terminate_on_expiry=False,
+    )
+    talk.client(password(token()))
+    talk.tell(Dialed())
+    assert talk.dials == [FIRST]
+    assert login_sent(talk)[b"user"] == b"alice"
+    assert login_sent(talk)[b"application_name"] == b"before"
+    talk.upstream(WELCOME)
+    assert talk.splice.expires == NOW + 600
+
+
 def test_only_one_try() -> None:
     talk = Conversation().proven(jwt=b"wrong")
     assert talk.client(password(token())) == []
@@ -241,6 +278,7 @@ def test_certificate_bound_token(jwt: bytes, certificate: bytes | None, allowed:
     talk = Conversation().asked(certificate=certificate)
     talk.client(password(jwt))
     assert bool(talk.dials) is allowed
+    assert (talk.session.facts.subject, talk.session.facts.jti) == ("alice", "serial-1")
     if not allowed:
         denied(talk)
 
@@ -257,6 +295,11 @@ def test_certificate_bound_token(jwt: bytes, certificate: bytes | None, allowed:
         ("{application_name}", {b"application_name": b"{subject} %s {0}"}, b"{subject} %s {0}"),
         ("gw {application_name}", {b"application_name": b"x" * 100}, b"gw " + b"x" * 60),
         ("fixed", {b"application_name": b"psql"}, b"fixed"),
+        ("{application_name} {subject}", {b"application_name": b"x" * 100}, b"x" * 57 + b" alice"),
+        ("{application_name}@{address}", {b"application_name": b"x" * 54}, b"x" * 54 + b"@10.0.0.1"),
+        ("{application_name}|{subject}", {b"application_name": "ä".encode() * 40}, "ä".encode() * 28 + b"|alice"),
+        ("y" * 58 + "{application_name}{subject}", {b"application_name": b"x" * 100}, b"y" * 58 + b"alice"),
+        ("y" * 80 + "{application_name}", {b"application_name": b"x" * 100}, b"y" * 63),
     ],
 )
 def test_application_name(template: str, given: dict[bytes, bytes], expected: bytes) -> None:
@@ -269,6 +312,14 @@ def test_the_audit_keeps_what_the_client_called_itself() -> None:
     start = startup({b"user": b"alice", b"application_name": b"psql \xff"})
     talk = Conversation(access(application_name="gw")).dialed(start)
     assert talk.session.facts.application == "psql \ufffd"
+
+
+@pytest.mark.parametrize("given", [b"x" * 64, b"x" * 9000, "ä".encode() * 40])
+def test_the_audit_keeps_no_more_than_a_name(given: bytes) -> None:
+    """PostgreSQL would cut it as well; a start-up packet's worth of it would only fill the log."""
+    talk = Conversation().dialed(startup({b"user": b"alice", b"application_name": given}))
+    assert talk.session.facts.application == given[:63].decode("utf-8", "replace")
+    assert login_sent(talk)[b"application_name"] == given
 
 
 # --- secrets -----------------------------------------------------------------------------------------------------
@@ -292,9 +343,10 @@ def test_refusals_do_not_show_the_token() -> None:
     assert jwt.decode() not in talk.reason + repr(talk.commands)
 
 
-def test_upstream_hears_nothing_but_the_login() -> None:
+def test_upstream_hears_nothing_but_the_login_and_one_question() -> None:
     talk = Conversation().proven()
     assert talk.sent(Side.UPSTREAM) == b""
     talk.tell(Dialed())
-    talk.upstream(WELCOME)
     assert login_sent(talk) == {b"user": b"alice", b"database": b"shop"}
+    talk.upstream(WELCOME)
+    assert talk.sent(Side.UPSTREAM) == ALICE + SUPERUSER_QUERY

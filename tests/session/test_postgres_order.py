@@ -33,7 +33,9 @@ from tests.fakes import (
     CLIENT,
     FIRST,
     GSSENC_REQUEST,
+    IS_SUPERUSER,
     KEY_DATA,
+    NOT_SUPERUSER,
     NOW,
     OK,
     READY,
@@ -73,7 +75,7 @@ CLIENT_DATA = st.sampled_from([
     GSSENC_REQUEST,
     ALICE,
     startup({b"user": b"mallory"}),
-    startup({b"user": b"alice", b"options": b"-c role=postgres"}),
+    startup({b"user": b"alice", b"options": b"-c session_authorization=postgres"}),
     startup({b"user": b"alice", b"_pq_.x": b"1"}, (3, 9)),
     cancel_request(1, b"gues"),
     packet(2 << 16),
@@ -89,10 +91,13 @@ HONEST_EVENTS: list[Event] = [
     Data(Side.CLIENT, password(token())),
     Dialed(),
     Data(Side.UPSTREAM, WELCOME),
+    Data(Side.UPSTREAM, NOT_SUPERUSER),
 ]
 EVENTS = (
     CLIENT_DATA.map(lambda data: Data(Side.CLIENT, data))
-    | st.sampled_from([WELCOME, OK, READY, b"S", b"N", error(C="28P01")]).map(lambda data: Data(Side.UPSTREAM, data))
+    | st.sampled_from([WELCOME, NOT_SUPERUSER, OK, READY, b"S", b"N", error(C="28P01")]).map(
+        lambda data: Data(Side.UPSTREAM, data)
+    )
     | st.binary(max_size=24).map(lambda data: Data(Side.UPSTREAM, data))
     | st.sampled_from([*HONEST_EVENTS[:5], *LATER, Sniffed(b"\0"), Lost(Side.UPSTREAM, "x"), Lost(Side.CLIENT, "x")])
     | st.sampled_from([Secured(Side.CLIENT, TLSFacts("TLSv1.3", b"postgresql")), Ended()])
@@ -119,6 +124,7 @@ IMPOSTOR = st.sampled_from([
     OK,
     READY,
     WELCOME,
+    NOT_SUPERUSER,
     KEY_DATA,
     message(b"R", pack("!I", 10) + b"SCRAM-SHA-256\0\0"),
     message(b"R", pack("!I", 3)),
@@ -140,8 +146,43 @@ def test_never_ok_before_the_upstreams(start: list[Event], events: list[Event]) 
     assert b"secret" not in talk.sent(Side.UPSTREAM)
 
 
+def ordinary(answer: bytes) -> bool:
+    """Whether that is, or holds, a row that says so."""
+    return message(b"D", b"\0\1\0\0\0\1f") in answer
+
+
+ANSWERS = st.sampled_from([
+    IS_SUPERUSER,
+    READY,
+    OK,
+    WELCOME,
+    KEY_DATA,
+    message(b"D", b"\0\1\xff\xff\xff\xff"),
+    message(b"D", b"\0\0"),
+    message(b"C", b"SELECT 0\0"),
+    message(b"N", b"SNOTICE\0\0"),
+    error(C="42501"),
+]) | st.binary(max_size=24)  # fmt: skip
+
+
 @unhurried
-@given(st.integers(0, 8), st.lists(EVENTS | st.sampled_from(HONEST_EVENTS), max_size=8), st.sampled_from(list(TLSMode)))
+@given(st.lists(ANSWERS.map(lambda data: Data(Side.UPSTREAM, data)) | EVENTS, max_size=8))
+def test_never_in_before_the_role_is_known_to_be_ordinary(events: list[Event]) -> None:
+    """One who reports is_superuser=off, and every answer to our question but the right one."""
+    talk = Conversation()
+    talk.superuser = None
+    for event in HONEST_EVENTS[1:8]:
+        talk.tell(event)
+    for event in events:
+        if isinstance(event, Data) and event.side is Side.UPSTREAM and ordinary(event.data):
+            continue
+        talk.tell(event)
+    assert not talk.spliced
+    assert OK not in talk.sent(Side.CLIENT)
+
+
+@unhurried
+@given(st.integers(0, 9), st.lists(EVENTS | st.sampled_from(HONEST_EVENTS), max_size=8), st.sampled_from(list(TLSMode)))
 def test_never_raises_and_ends_once(size: int, events: Sequence[Event], mode: TLSMode) -> None:
     talk = Conversation(access(upstream=upstream(mode)))
     ended = False

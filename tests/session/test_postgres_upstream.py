@@ -19,9 +19,11 @@ from gateway.upstream import Login, TLSMode, Upstream
 from tests.fakes import (
     FIRST,
     KEY_DATA,
+    NOT_SUPERUSER,
     OK,
     READY,
     SSL_REQUEST,
+    SUPERUSER_QUERY,
     UPSTREAM_KEY,
     UPSTREAM_PID,
     WELCOME,
@@ -126,9 +128,10 @@ def login(
     methods: set[str] | frozenset[str] | None = None,
     tls: TLSFacts | None = None,
     parameters: dict[bytes, bytes] | None = None,
+    ask: bool = True,
 ) -> UpstreamLogin:
     where: Upstream = upstream() if methods is None else upstream(password_methods=frozenset(methods))
-    return UpstreamLogin(where, Login(password=secret), "reader", parameters or {}, tls)
+    return UpstreamLogin(where, Login(password=secret), "reader", parameters or {}, tls, ask=ask)
 
 
 def test_startup_names_the_role_and_forwards_the_rest() -> None:
@@ -136,10 +139,16 @@ def test_startup_names_the_role_and_forwards_the_rest() -> None:
     assert sent == startup({b"database": b"shop", b"user": b"reader", b"options": b"-c geqo=off"})
 
 
+def welcomed(ours: UpstreamLogin) -> None:
+    """Through what follows the authentication: the question about superusers, and its answer."""
+    assert ours.feed(WELCOME) == SUPERUSER_QUERY
+    assert not ours.ready
+    assert ours.feed(NOT_SUPERUSER) == b""
+    assert ours.ready
+
+
 def test_trust() -> None:
-    trusted = login(None)
-    assert trusted.feed(WELCOME) == b""
-    assert trusted.ready
+    welcomed(login(None))
 
 
 def scram(ours: UpstreamLogin, theirs: ScramUpstream) -> None:
@@ -152,8 +161,7 @@ def scram(ours: UpstreamLogin, theirs: ScramUpstream) -> None:
 def test_scram() -> None:
     ours, theirs = login(), ScramUpstream(SECRET)
     scram(ours, theirs)
-    assert ours.feed(WELCOME) == b""
-    assert ours.ready
+    welcomed(ours)
     assert (theirs.mechanism, theirs.flag) == (PLAIN, "n")
 
 
@@ -164,8 +172,10 @@ def test_scram_byte_by_byte() -> None:
         return b"".join(ours.feed(bytes([byte])) for byte in data)
 
     challenge = theirs.first(drip(theirs.offer()))
-    drip(theirs.final(drip(challenge)) + WELCOME)
+    assert drip(theirs.final(drip(challenge)) + WELCOME) == SUPERUSER_QUERY
+    assert drip(NOT_SUPERUSER) == b""
     assert ours.ready
+    assert not ours.superuser
 
 
 @pytest.mark.parametrize(
@@ -188,8 +198,7 @@ def test_strongest_mechanism(
     ours, theirs = login(methods=methods, tls=tls), ScramUpstream(SECRET, offers, certificate)
     scram(ours, theirs)
     assert (theirs.mechanism, theirs.flag) == (mechanism, flag)
-    ours.feed(WELCOME)
-    assert ours.ready
+    welcomed(ours)
 
 
 @pytest.mark.parametrize(
@@ -240,8 +249,7 @@ def test_md5() -> None:
     sent = ours.feed(authentication(5, b"salt"))
     inner = hashlib.md5(f"{SECRET}reader".encode()).hexdigest().encode()  # noqa: S324 - what the manual says
     assert sent == message(b"p", b"md5" + hashlib.md5(inner + b"salt").hexdigest().encode() + b"\0")  # noqa: S324
-    ours.feed(WELCOME)
-    assert ours.ready
+    welcomed(ours)
 
 
 @pytest.mark.parametrize("salt", [b"", b"sal", b"salty"])
@@ -253,8 +261,7 @@ def test_md5_salt(salt: bytes) -> None:
 def test_cleartext_inside_tls() -> None:
     ours = login(methods={"password"}, tls=TLS)
     assert ours.feed(authentication(3)) == message(b"p", SECRET.encode() + b"\0")
-    ours.feed(WELCOME)
-    assert ours.ready
+    welcomed(ours)
 
 
 def test_cleartext_never_outside_tls() -> None:
@@ -277,8 +284,7 @@ def test_every_weaker_way_is_opted_into(asks: bytes, method: str, tls: TLSFacts 
 
 def test_trust_with_a_password_configured_is_opted_into() -> None:
     ours = login(methods={"none"})
-    ours.feed(WELCOME)
-    assert ours.ready
+    welcomed(ours)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +313,14 @@ def test_nothing_but_the_greeting_after_ok(kind: bytes) -> None:
         login(None).feed(OK + message(kind, b"\0\0\0\0"))
 
 
+@pytest.mark.parametrize("kind", [b"R", b"v", b"K", b"G", b"H", b"W", b"d", b"1", b"t", b"p", b"\0"])
+def test_nothing_but_an_answer_to_our_question(kind: bytes) -> None:
+    ours = login(None)
+    with pytest.raises(UpstreamError, match="breaks the protocol"):
+        ours.feed(WELCOME + message(kind, b"\0\0\0\0\0\0\0\0"))
+    assert ours.superuser
+
+
 @pytest.mark.parametrize("length", [0, 3, 65_536 + 5, 2**32 - 1])
 def test_lengths_are_bounded_before_they_are_buffered(length: int) -> None:
     with pytest.raises(UpstreamError, match="breaks the protocol"):
@@ -319,24 +333,93 @@ def test_malformed_greeting(data: bytes) -> None:
         login(None).feed(OK + data)
 
 
-def test_greeting_in_order_and_what_follows() -> None:
+@pytest.mark.parametrize("ask", [False, True])
+def test_greeting_in_order_and_what_follows(ask: bool) -> None:
     notice = message(b"N", b"SNOTICE\0Mwelcome\0\0")
     one, two, three = status(b"a", b"1"), status(b"b", b"2"), status(b"a", b"3")
-    ours = login(None)
-    early = message(b"N", b"SWARNING\0Mearly\0\0")
-    ours.feed(early + OK + one + notice + two + KEY_DATA + three + READY + b"A\0\0")
+    ours = login(None, ask=ask)
+    early, rest = message(b"N", b"SWARNING\0Mearly\0\0"), b"A\0\0"
+    ours.feed(early + OK + one + notice + two + KEY_DATA + three + READY + (b"" if ask else rest))
+    if ask:
+        ours.feed(NOT_SUPERUSER + rest)
     assert bytes(ours.greeting) == early + one + notice + two + three
     assert ours.statuses == {b"a": b"3", b"b": b"2"}
     assert ours.cancel == (UPSTREAM_PID, UPSTREAM_KEY)
     assert ours.ready_for_query == READY
-    assert ours.rest == b"A\0\0"
+    assert ours.rest == rest
 
 
 def test_greeting_without_a_key() -> None:
     ours = login(None)
-    ours.feed(OK + READY)
+    ours.feed(OK + READY + NOT_SUPERUSER)
     assert ours.ready
     assert ours.cancel is None
+
+
+# --- the question ------------------------------------------------------------------------------------------------
+
+
+def test_the_question_is_the_one_that_the_tests_know() -> None:
+    assert postgres_upstream.SUPERUSER_QUERY == SUPERUSER_QUERY
+
+
+@pytest.mark.parametrize("cut", range(len(NOT_SUPERUSER)))
+def test_nobody_is_known_to_be_ordinary_before_the_answer_is_whole(cut: int) -> None:
+    ours = login(None)
+    ours.feed(WELCOME + NOT_SUPERUSER[:cut])
+    assert not ours.ready
+    ours.feed(NOT_SUPERUSER[cut:])
+    assert ours.ready
+    assert not ours.superuser
+
+
+def test_the_last_ready_for_query_is_the_clients() -> None:
+    """The first only says that we may ask; it may even be in another state."""
+    ours, failed = login(None), message(b"Z", b"E")
+    assert ours.feed(OK + KEY_DATA + message(b"Z", b"T")) == SUPERUSER_QUERY
+    assert ours.ready_for_query == b""
+    ours.feed(NOT_SUPERUSER.removesuffix(READY) + failed + READY)
+    assert ours.ready_for_query == failed
+    assert ours.rest == READY
+
+
+def test_messages_that_come_at_any_time_are_the_clients() -> None:
+    """Also between the parts of the answer, and where the question and they cross each other."""
+    notice, notification = message(b"N", b"SNOTICE\0Mhm\0\0"), message(b"A", b"\0\0\0\1x\0y\0")
+    changed = status(b"is_superuser", b"on")
+    description, row, done = (message(kind, body) for kind, body in messages(NOT_SUPERUSER)[:3])
+    ours = login(None)
+    assert ours.feed(OK + READY + notice) == SUPERUSER_QUERY
+    assert ours.feed(description + notification + row + changed + done + notice + READY) == b""
+    assert bytes(ours.greeting) == notice + notification + changed + notice
+    assert ours.statuses == {b"is_superuser": b"on"}
+    assert not ours.superuser
+
+
+def test_they_are_bounded_too() -> None:
+    ours = login(None)
+    ours.feed(WELCOME)
+    with pytest.raises(UpstreamError, match="no end"):
+        for _ in range(postgres_upstream.MAX_GREETING // len(NOTICE) + 1):
+            ours.feed(NOTICE)
+
+
+@pytest.mark.parametrize(
+    ("welcome", "superuser"),
+    [
+        (OK + status(b"is_superuser", b"off") + READY, False),
+        (OK + status(b"is_superuser", b"on") + READY, True),
+        (OK + status(b"is_superuser", b"OFF") + READY, True),
+        (OK + status(b"is_superuser", b"") + READY, True),
+        (OK + READY, True),
+    ],
+)
+def test_where_no_sql_is_spoken_nothing_is_asked(welcome: bytes, superuser: bool) -> None:
+    ours = login(None, ask=False)
+    assert ours.superuser
+    assert ours.feed(welcome) == b""
+    assert ours.ready
+    assert ours.superuser is superuser
 
 
 NOTICE = message(b"N", b"n" * 60_000)
@@ -352,7 +435,7 @@ def test_greeting_is_bounded(before: bytes, filling: bytes) -> None:
     assert len(ours.greeting) <= postgres_upstream.MAX_GREETING + len(filling)
 
 
-@pytest.mark.parametrize("before", [b"", OK, OK + status(b"a", b"1")])
+@pytest.mark.parametrize("before", [b"", OK, OK + status(b"a", b"1"), WELCOME, WELCOME + NOT_SUPERUSER[:-6]])
 def test_refusal(before: bytes) -> None:
     with pytest.raises(Refused, match="3D000 no such database") as caught:
         login(None).feed(before + error(S="FATAL", C="3D000", M="no such database", F="postinit.c"))
@@ -372,6 +455,7 @@ UPSTREAM_MESSAGES = st.sampled_from([
     READY,
     KEY_DATA,
     WELCOME,
+    NOT_SUPERUSER,
     status(b"a", b"1"),
     authentication(3),
     authentication(5, b"salt"),

@@ -145,71 +145,74 @@ def test_no_name(value: bytes) -> None:
         wire.name(value, "database")
 
 
-# --- a role set at start-up --------------------------------------------------------------------------------------
+# --- a session authorization set at start-up ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        b"-c role=x",
-        b"-crole=x",
-        b"--role=x",
-        rb"-c\ role=x",
-        rb"-c r\ole=x",
-        rb"-c role\=x",
-        b"-Ecrole=x",
-        b"-E -c role=x",
-        b"-c ROLE=x",
-        b"--Role=x",
-        b"--session-authorization=x",
-        b"--session_authorization=x",
         b"-c session_authorization=x",
+        b"-csession_authorization=x",
+        b"--session_authorization=x",
+        b"--session-authorization=x",
         b"-c session-authorization=x",
         b"-c Session-Authorization=x",
-        b"-csession_authorization=x",
-        b"  -c\trole=x",
-        b"-c\nrole=x",
-        b"-c\x0brole=x",
-        b"-c search_path=app -c role=x",
-        b"-c role",
-        rb"-c role\ =x",
-        b"-c work_mem=1MB --role=none",
-        b"-c application_name=a.b -c role=x",
+        b"--SESSION_AUTHORIZATION=x",
+        rb"-c\ session_authorization=x",
+        rb"-c session\_authorization=x",
+        rb"-c s\ession_authorization=x",
+        rb"-c session_authorization\=x",
+        rb"-c session_authorization\ =x",
+        b"-Ecsession_authorization=x",
+        b"-E -c session_authorization=x",
+        b"  -c\tsession_authorization=x",
+        b"-c\nsession_authorization=x",
+        b"-c\x0bsession_authorization=x",
+        b"-c search_path=app -c session_authorization=x",
+        b"-c session_authorization",
+        b"-c work_mem=1MB --session-authorization=none",
+        b"-c application_name=a.b -c session_authorization=x",
+        b"-c role=x -c session_authorization=x",
     ],
 )
-def test_role_in_options(options: bytes) -> None:
-    assert wire.sets_role({b"user": b"alice", b"options": options})
+def test_session_authorization_in_options(options: bytes) -> None:
+    assert wire.sets_session_authorization({b"user": b"alice", b"options": options})
 
 
-@pytest.mark.parametrize("name", [b"role", b"ROLE", b"Session_Authorization", b"session_authorization"])
-def test_role_as_a_parameter(name: bytes) -> None:
-    assert wire.sets_role({b"user": b"alice", name: b"x"})
+@pytest.mark.parametrize("name", [b"session_authorization", b"SESSION_AUTHORIZATION", b"Session_Authorization"])
+def test_session_authorization_as_a_parameter(name: bytes) -> None:
+    assert wire.sets_session_authorization({b"user": b"alice", name: b"x"})
 
 
 @pytest.mark.parametrize(
     "parameters",
     [
         {},
-        {b"user": b"role", b"database": b"role"},
-        {b"application_name": b"role=x -c role=x"},
+        {b"user": b"session_authorization", b"database": b"session_authorization"},
+        {b"application_name": b"session_authorization=x -c session_authorization=x"},
         {b"options": b""},
-        {b"options": b"-c search_path=role"},
-        {b"options": rb"-c search_path=a,\ role=x"},
-        {b"options": b"-c app.role=x"},
-        {b"options": b"--app.role=x"},
+        {b"options": b"-c search_path=session_authorization"},
+        {b"options": rb"-c search_path=a,\ session_authorization=x"},
+        {b"options": b"-c app.session_authorization=x"},
+        {b"options": b"--app.session_authorization=x"},
         {b"options": b"-c statement_timeout=5s -c geqo=off"},
+        {b"options": b"-c role=x"},
+        {b"options": b"--role=x"},
         {b"options": b"\\"},
-        {b"app.role": b"x"},
+        {b"role": b"x"},
+        {b"app.session_authorization": b"x"},
     ],
 )
-def test_no_role(parameters: dict[bytes, bytes]) -> None:
-    assert not wire.sets_role(parameters)
+def test_no_session_authorization(parameters: dict[bytes, bytes]) -> None:
+    """A role set at start-up is none: who logged in is asked for whatever the role is."""
+    assert not wire.sets_session_authorization(parameters)
 
 
 @given(st.binary(max_size=30).filter(lambda text: b"\0" not in text))
-def test_role_after_any_other_switches(before: bytes) -> None:
+def test_session_authorization_after_any_other_switches(before: bytes) -> None:
     """Once the switch stands alone, nothing before it may hide it; a backslash at the end would join it."""
-    assert wire.sets_role({b"options": before.rstrip(b"\\") + b" --role=x"})
+    options = before.rstrip(b"\\") + b" --session-authorization=x"
+    assert wire.sets_session_authorization({b"options": options})
 
 
 # --- passwords and typed messages --------------------------------------------------------------------------------
@@ -291,6 +294,10 @@ def test_messages_with_keys() -> None:
     assert wire.cancel_request(-2, b"k" * 256) == cancel_request(-2, b"k" * 256)
 
 
+def test_query() -> None:
+    assert wire.query("select 1") == message(b"Q", b"select 1\0")
+
+
 def test_sasl_messages() -> None:
     assert wire.sasl_initial_response("SCRAM-SHA-256", b"n,,") == message(b"p", b"SCRAM-SHA-256\0\0\0\0\x03n,,")
     assert wire.sasl_response(b"c=biws") == message(b"p", b"c=biws")
@@ -314,6 +321,11 @@ def test_parameter_status() -> None:
     assert wire.parameter_status(b"application_name\0\0") == (b"application_name", b"")
 
 
+@pytest.mark.parametrize("value", [b"", b"t", b"f", b"x" * 300, b"\0"])
+def test_single_value(value: bytes) -> None:
+    assert wire.single_value(pack("!HI", 1, len(value)) + value) == value
+
+
 @pytest.mark.parametrize("size", [4, 32, 256])
 def test_backend_key_data(size: int) -> None:
     assert wire.parse_backend_key_data(pack("!i", -3) + b"k" * size) == (-3, b"k" * size)
@@ -325,6 +337,14 @@ def test_error_response_without_what_names_the_upstreams_inside() -> None:
     found = wire.parse_error_response(error(**sent, **inside)[5:])
     assert (found.sqlstate, found.text) == ("3D000", "nö")
     assert fields(bytes(found)) == sent
+
+
+@pytest.mark.parametrize("given", [{}, {"C": "57P03"}, {"M": "no"}, {"S": "PANIC"}, {"V": "ERROR", "D": "x"}])
+def test_error_response_has_always_what_every_client_expects(given: dict[str, str]) -> None:
+    """Manual, "Error and Notice Message Fields": severity, code and message are always present."""
+    known = {"S": "FATAL", "V": "FATAL", "C": "XX000", "M": "the database refused the connection"}
+    found = wire.parse_error_response(error(**given)[5:])
+    assert fields(bytes(found)) == known | given
 
 
 def test_error_response_of_few_words() -> None:
@@ -350,6 +370,17 @@ def test_error_response_of_few_words() -> None:
         (wire.parameter_status, b"name\0value"),
         (wire.parameter_status, b"name\0value\0more"),
         (wire.parameter_status, b"name\0value\0more\0"),
+        (wire.single_value, b""),
+        (wire.single_value, pack("!HI", 1, 1)[:5]),
+        (wire.single_value, pack("!H", 0)),
+        (wire.single_value, pack("!H", 0) + pack("!I", 1) + b"f"),
+        (wire.single_value, pack("!Hi", 1, -1)),
+        (wire.single_value, pack("!Hi", 1, -1) + b"f"),
+        (wire.single_value, pack("!HI", 1, 2) + b"f"),
+        (wire.single_value, pack("!HI", 1, 0) + b"f"),
+        (wire.single_value, pack("!HI", 1, 1) + b"ff"),
+        (wire.single_value, pack("!HI", 2, 1) + b"f" + pack("!I", 1) + b"f"),
+        (wire.single_value, pack("!HI", 257, 1) + b"f"),
         (wire.parse_backend_key_data, b"\0\0\0\1"),
         (wire.parse_backend_key_data, b"\0\0\0\1key"),
         (wire.parse_backend_key_data, bytes(4 + 257)),
@@ -365,6 +396,7 @@ READERS = [
     wire.sasl_mechanisms,
     wire.parse_error_response,
     wire.parameter_status,
+    wire.single_value,
     wire.parse_backend_key_data,
 ]
 

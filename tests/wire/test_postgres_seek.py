@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.wire.postgres import BackendFraming
+from gateway.wire import postgres_framing
+from gateway.wire.postgres_framing import BackendFraming
 from tests.fakes import READY, message
 
 DONE = message(b"C", b"SELECT 100\0")
@@ -73,10 +74,70 @@ def test_what_is_no_chain_to_the_end_is_no_way(junk: bytes) -> None:
     assert not framing.boundary
 
 
+@pytest.mark.parametrize("junk", [b"", b"\xff" * 5, b"D\0\0\0\3"])
+@pytest.mark.parametrize("link", [b"D\0\0\0\4", b"d\0\0\0\4", b"D\0\0\0\5D", b"D" * 5, b"DD\0\0\0\4"])
+def test_no_read_is_looked_through_for_long(link: bytes, junk: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attack: a chain from everywhere through all of a read that breaks at its end, to be followed each time."""
+    seen = 0
+
+    def is_header(data: bytes | memoryview, at: int) -> bool:
+        nonlocal seen
+        seen += 1
+        return known(data, at)
+
+    known = postgres_framing._is_header
+    monkeypatch.setattr(postgres_framing, "_is_header", is_header)
+    framing = at(row(1) * 100, 100 * len(row(1)))
+    framing.seek(memoryview((link * 65_536)[: 65_535 - len(junk)] + junk))
+    assert 0 < seen <= 20_000
+
+
+def test_a_chain_that_broke_does_not_keep_from_finding_the_next() -> None:
+    stream = row(1) * 100
+    framing = at(stream, len(stream))
+    broken = b"d\0\0\0\4" * 10 + b"d\0\0\0\3"
+    assert framing.seek(memoryview(broken + row(3) * 8)) == len(broken)
+
+
+@pytest.mark.parametrize(("links", "found"), [(7, None), (8, 3)])
+def test_a_chain_that_is_too_short_is_chance(links: int, found: int | None) -> None:
+    stream = row(1) * 100
+    assert at(stream, len(stream)).seek(memoryview(b"xyz" + row(3) * links)) == found
+
+
+@pytest.mark.parametrize("head", [b"?", b"?\0\0", b"D\0\0\0", b"\xff\0\0\0"])
+def test_half_a_header_of_no_message_has_no_end(head: bytes) -> None:
+    """Of a type that no backend sends, or with a length that no message has."""
+    framing = at(row(1) + head, len(row(1) + head))
+    assert framing.seek(memoryview((b"\0\0\0\0" if head == b"?" else b"\0\0\3")[: 5 - len(head)] + b"x" * 50)) is None
+
+
+PIECES = (
+    st.sampled_from([row(1), row(1) * 100, row(300), DONE, READY, message(b"Z", b"T"), message(b"N", b"x")])
+    | st.sampled_from([b"D\0\0\0\4" * 9, b"D\0\0\0\3", b"Z\0\0\0\4", b"?\0\0\0\x09", b"D\0\0\0", b"?\0", b"Z\0\0\0\5"])
+    | st.binary(max_size=12)
+)
+
+
+@given(st.lists(PIECES, max_size=6), st.lists(PIECES, max_size=20).map(b"".join), st.booleans())
+def test_what_seek_says_leads_to_a_boundary(before: list[bytes], data: bytes, asked: bool) -> None:
+    """Whatever came before and whatever comes: fed so many bytes, it is at one."""
+    framing = BackendFraming()
+    for piece in before:
+        framing.asked = framing.asked or asked
+        framing.feed(memoryview(piece))
+    sought = framing.seek(memoryview(data))
+    if sought is not None:
+        assert 0 <= sought <= len(data)
+        framing.feed(memoryview(data[:sought]))
+        assert framing.boundary
+
+
 @pytest.mark.parametrize("cut", range(1, len(DONE + READY)))
 def test_the_end_of_a_bulk_result_may_come_in_two_reads(cut: int) -> None:
     end = DONE + READY
     framing = at(row(1) * 100 + end[:cut], 100 * len(row(1)) + cut)
     assert not framing.boundary
+    assert not framing.idle
     framing.feed(memoryview(end[cut:]))
     assert framing.idle

@@ -1,0 +1,294 @@
+"""The composition root: a reload that cannot be, paths that stay what they were, and a start that is cut short."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
+
+from gateway import app
+from gateway.app import Gateway, makeService
+from gateway.errors import ConfigError, Problem
+from gateway.quickstart import Quickstart
+from gateway.settings import Config
+from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
+from tests.gateways import ini
+from tests.pki import issue, make_ca
+from tests.reactor import ManualReactor
+from tests.servers import free_port
+
+ENDINGS = (signal.SIGTERM, signal.SIGINT)
+
+CA = make_ca("app tests")
+SERVER = issue(CA, "localhost", sans=["localhost"])
+PUBLIC = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """What nobody catches fails the test, rather than ending all of them."""
+
+    def uncaught(number: int, _: FrameType | None) -> NoReturn:
+        raise AssertionError(f"nobody caught {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, uncaught) for number in (*ENDINGS, signal.SIGHUP)}
+    yield
+    for number, catcher in before.items():
+        signal.signal(number, catcher)
+
+
+@pytest.fixture
+def errors() -> Iterator[list[str]]:
+    said: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if "error" in event:
+            said.append(str(event["error"]))
+
+    globalLogPublisher.addObserver(observe)
+    yield said
+    globalLogPublisher.removeObserver(observe)
+
+
+class Site:
+    """A folder with all that a gateway needs; what is made of it is taken down after the test."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder, self._stack = folder, stack
+        SERVER.write(folder, "server")
+        (folder / "jwt.pub").write_bytes(PUBLIC)
+        self.sections: dict[str, dict[str, object]] = {
+            "tls": {"certificate": "server.crt", "key": "server.key"},
+            "audit": {"file": "audit.jsonl"},
+            "jwt:main": {"public_keys": "jwt.pub"},
+            "upstream:main": {"hosts": "db.example.org"},
+            "postgres:main": {"listen": f"127.0.0.1:{free_port()}", "rules": "allow all all all"},
+        }
+
+    def write(self) -> Path:
+        path = self.folder / "gw.ini"
+        path.write_text(ini(self.sections))
+        return path
+
+    def start(self, config: str | None = "gw.ini", **environ: str) -> Gateway:
+        """As twistd would in that folder."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            gateway = makeService({"config": config}, ManualReactor(), environ)
+        self._stack.callback(gateway.stopService)
+        for _, sock in gateway._bound:
+            self._stack.callback(sock.close)
+        return gateway
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with ExitStack() as stack:
+        site = Site(tmp_path, stack)
+        site.write()
+        yield site
+
+
+# --- reload -----------------------------------------------------------------------------------------------------------
+
+
+def test_reload_without_any_upstream(site: Site, errors: list[str]) -> None:
+    gateway = site.start()
+    del site.sections["upstream:main"]
+    site.write()
+    assert not gateway.reload()
+    assert errors == ["[upstream:main] hosts: to change to the quickstart needs a restart"]
+    assert gateway._state.config.upstreams
+
+
+def test_reload_of_what_cannot_be_read_says_just_that(site: Site, errors: list[str]) -> None:
+    gateway = site.start()
+    path = site.folder / "gw.ini"
+    path.unlink()
+    assert not gateway.reload()
+    path.write_text("listen = 127.0.0.1:1\n")
+    assert not gateway.reload()
+    assert errors == [
+        f"[{path}] file: No such file or directory",
+        f"[{path}] line 1: stands before the first [section]",
+    ]
+
+
+def test_reload_tells_a_removed_listener_together_with_the_rest(site: Site, errors: list[str]) -> None:
+    site.sections["postgres:more"] = {"listen": f"127.0.0.1:{free_port()}"}
+    site.write()
+    gateway = site.start()
+    del site.sections["postgres:more"]
+    site.sections["limits"] = {"max_connections": "many"}
+    site.write()
+    assert not gateway.reload()
+    (error,) = errors
+    assert error.splitlines() == [
+        "[limits] max_connections: is not a whole number from 1 up",
+        "[postgres:more] listen: to remove a listener needs a restart",
+    ]
+
+
+def test_reload_from_another_folder(site: Site, monkeypatch: pytest.MonkeyPatch, errors: list[str]) -> None:
+    """As under `twistd --rundir=/`, which changes the folder once the service is made."""
+    gateway = site.start()
+    monkeypatch.chdir("/")
+    assert gateway.reload(), errors
+    assert gateway._state.config.audit.file == site.folder / "audit.jsonl"
+
+
+def test_reload_of_the_environment_from_another_folder(
+    site: Site, monkeypatch: pytest.MonkeyPatch, errors: list[str]
+) -> None:
+    gateway = site.start(
+        None,
+        PUBLIC_KEYS__0=PUBLIC.decode(),
+        UPSTREAM__HOST="db.example.org",
+        UPSTREAM__PORT="5432",
+        UPSTREAM__PASSWORD="hunter2",
+        DOWNSTREAM__IP="127.0.0.1",
+        DOWNSTREAM__PORT=str(free_port()),
+        DOWNSTREAM__CERTFILE="server.crt",
+        DOWNSTREAM__KEYFILE="server.key",
+        SECUREGW_AUDIT_FILE="audit.jsonl",
+    )
+    monkeypatch.chdir("/")
+    assert gateway.reload(), errors
+    assert gateway._state.config.audit.file == site.folder / "audit.jsonl"
+
+
+# --- a start that is refused ------------------------------------------------------------------------------------------
+
+
+def test_each_problem_is_told_once_and_where_it_is(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = site.folder
+    site.sections["tls"] |= {"certificate": "none.crt", "client_certificate": "required"}
+    site.sections["postgres:more"] = {"listen": f"127.0.0.1:{free_port()}", "rules": "allow all all all"}
+    site.sections["upstream:main"] |= {"client_certificate": "none.crt", "client_key": "server.key"}
+    site.sections["login:alice"] = {"certificate": "server.crt", "key": "none.key"}
+    site.sections["login:bob"] = {"certificate": "server.crt"}
+    site.write()
+    with pytest.raises(SystemExit) as ended:
+        site.start()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "[login:bob] key: is required with certificate",
+        "[tls] client_ca: is required with client_certificate = required",
+        f"[tls] certificate: {folder}/none.crt: No such file or directory",
+        f"[upstream:main] client_certificate: {folder}/none.crt: No such file or directory",
+        f"[login:alice] key: {folder}/none.key: No such file or directory",
+    ]
+
+
+# --- a start that is cut short ----------------------------------------------------------------------------------------
+
+
+class Demo:
+    """Stands for the quickstart; counts how often its server was stopped."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stopped = 0
+        self.during: Callable[[], object] = lambda: None
+        monkeypatch.setattr(app, "prepare", self.prepare)
+
+    def prepare(self, config: Config, _: Callable[[str], None]) -> Quickstart:
+        self.during()
+        running = ExitStack()
+        running.callback(self.stop)
+        return Quickstart(self.complete(config), "a banner", self.complete, running)
+
+    def complete(self, config: Config) -> Config:
+        upstream = Upstream("main", (Address("/run/.s.PGSQL.5432", 0),), ClientTLS(TLSMode.DISABLE))
+        return replace(config, upstreams={"main": upstream})
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+@pytest.fixture
+def demo(site: Site, monkeypatch: pytest.MonkeyPatch) -> Demo:
+    del site.sections["upstream:main"]
+    site.write()
+    return Demo(monkeypatch)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt(), SystemExit(3)])
+def test_whatever_ends_the_start_ends_the_quickstart(
+    site: Site, demo: Demo, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(_: Gateway) -> None:
+        raise error
+
+    monkeypatch.setattr(Gateway, "bind", fail)
+    with pytest.raises(type(error)):
+        site.start()
+    assert demo.stopped == 1
+
+
+def test_a_refused_start_ends_the_quickstart(
+    site: Site, demo: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Gateway) -> None:
+        raise ConfigError((Problem("audit", "file", "no"),))
+
+    monkeypatch.setattr(Gateway, "bind", fail)
+    with pytest.raises(SystemExit):
+        site.start()
+    assert demo.stopped == 1
+    assert capsys.readouterr().err == "[audit] file: no\n"
+
+
+@pytest.mark.parametrize("number", ENDINGS, ids=lambda number: number.name)
+def test_signals_before_the_reactor_runs(site: Site, demo: Demo, number: signal.Signals) -> None:
+    gateway = site.start()
+    assert demo.stopped == 0
+    signal.raise_signal(signal.SIGHUP)
+    with pytest.raises(SystemExit) as ended:
+        signal.raise_signal(number)
+    assert ended.value.code == 0
+    assert demo.stopped == 1
+    gateway.stopService()
+    assert demo.stopped == 1
+
+
+@pytest.mark.parametrize("number", ENDINGS, ids=lambda number: number.name)
+def test_signals_while_the_quickstart_is_made(site: Site, demo: Demo, number: signal.Signals) -> None:
+    def during() -> None:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(number)
+
+    demo.during = during
+    with pytest.raises(SystemExit) as ended:
+        site.start()
+    assert ended.value.code == 0
+
+
+def test_programs_that_are_started_meanwhile_take_a_hangup(site: Site) -> None:
+    """They would inherit a signal that is ignored; one that is caught is back to its default in them."""
+    site.start()
+    done = subprocess.run(["/bin/sh", "-c", "kill -HUP $$; echo ignored"], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGHUP, b"")
+
+
+def test_once_it_runs_its_own_signals_count(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = site.start()
+    told: list[str] = []
+    monkeypatch.setattr(gateway, "reload", lambda: told.append("reload"))
+    monkeypatch.setattr(gateway, "_end", lambda: told.append("end"))
+    gateway._catch_signals()
+    for number in (signal.SIGHUP, *ENDINGS):
+        signal.raise_signal(number)
+    gateway._reactor.advance(0)
+    assert told == ["reload", "end", "end"]
