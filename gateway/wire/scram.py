@@ -27,8 +27,8 @@ SCRAM_PLUS: Final = "SCRAM-SHA-256-PLUS"
 
 # RFC 7677 section 4: fewer would make the exchange cheap to break for whoever sees it.
 MIN_ITERATIONS: Final = 4096
-# PBKDF2 runs on the reactor's thread, at every login: so many are some 80 ms, in which everybody else waits. PostgreSQL's
-# own default is 4096.
+# PBKDF2 runs on the reactor's thread at every login: so many are some 80 ms, in which everybody else waits.
+# PostgreSQL's own default is 4096.
 MAX_ITERATIONS: Final = 100_000
 
 # PostgreSQL's salt has 16 bytes (scramp asks for 12) and its messages about 100: nothing near the upper bounds is

@@ -207,24 +207,26 @@ def test_what_came_before_the_splice_is_not_forgotten(splice: Make, tls: str):
 class Endless:
     """A stream that always has more, of which the socket would not tell."""
 
-    wants_write, unread = False, True
+    wants_write = False
 
-    def __init__(self) -> None:
+    def __init__(self, unread: bool, size: int) -> None:
+        self.unread, self.size = unread, size
         self.reads = 0
 
     def read(self) -> int:
         self.reads += 1
         assert self.reads < 1_000, "nobody else gets a turn"
-        return 1
+        return self.size
 
 
-def test_who_always_has_more_takes_no_turn_of_others(splice: Make):
+@pytest.mark.parametrize(("unread", "size", "turns"), [(True, 1, 5), (False, 20_000, 4), (False, 1, 1)])
+def test_who_always_has_more_takes_no_turn_of_others(splice: Make, unread: bool, size: int, turns: int):
     one = splice().start()
-    real, endless = one.upstream_side.stream, Endless()
+    real, endless = one.upstream_side.stream, Endless(unread, size)
     one.upstream_side.stream = endless  # type: ignore[assignment]
     one.upstream_side.on_readable()
     one.upstream_side.stream = real
-    assert 1 < endless.reads < 10
+    assert endless.reads == turns
 
 
 # --- ends of streams -----------------------------------------------------------------------------------------------
@@ -610,6 +612,16 @@ def test_quiet_is_counted_from_the_last_byte(idle: Splice, step: float):
     assert idle.ended == []
     idle.reactor.pump([QUIET_SECONDS / 10] * 12)
     assert idle.ended == ["shutdown"]
+
+
+def test_what_has_ended_is_not_looked_at_again(idle: Splice):
+    idle.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    idle.relay.cut("a bug")
+    idle.client.sock.close()
+    idle.upstream.sock.close()
+    idle.reactor.settle()
+    assert idle.both_closed()
+    assert idle.reactor.getDelayedCalls() == []
 
 
 def test_a_look_before_the_question_does_not_end_it(idle: Splice):

@@ -1,4 +1,4 @@
-"""The upstream's half: the way to an address, and a login that no lying upstream can weaken."""
+"""The upstream's half: a login that no lying upstream can weaken."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 
 from gateway.errors import UpstreamError
 from gateway.session import postgres_upstream
-from gateway.session.postgres_upstream import Link, Refused, UpstreamLogin
-from gateway.session.vocabulary import Data, Dial, Dialed, Secured, Send, Side, StartTLS, TLSFacts
+from gateway.session.postgres_upstream import Refused, UpstreamLogin
+from gateway.session.vocabulary import TLSFacts
 from gateway.upstream import Login, TLSMode, Upstream
 from tests.fakes import (
-    FIRST,
     KEY_DATA,
     NOT_SUPERUSER,
     OK,
     READY,
-    SSL_REQUEST,
     SUPERUSER_QUERY,
     UPSTREAM_KEY,
     UPSTREAM_PID,
@@ -42,79 +40,12 @@ SECRET = "pencil, s3cr=t"
 CERTIFICATE = make_ca().certificate.public_bytes(Encoding.DER)
 WITHOUT_HASH = make_ca(key=ed25519.Ed25519PrivateKey.generate()).certificate.public_bytes(Encoding.DER)
 TLS = TLSFacts("TLSv1.3", peer_certificate=CERTIFICATE)
-VERIFYING = [TLSMode.REQUIRE, TLSMode.VERIFY_CA, TLSMode.VERIFY_FULL]
 # The machine that runs the tests may be busy with something else.
 unhurried = settings(deadline=None)
 
 
 def authentication(kind: int, data: bytes = b"") -> bytes:
     return message(b"R", pack("!I", kind) + data)
-
-
-# --- the way there -----------------------------------------------------------------------------------------------
-
-
-def link(mode: TLSMode) -> Link:
-    return Link(upstream(mode), FIRST, Login())
-
-
-def test_link_without_tls() -> None:
-    there = link(TLSMode.DISABLE)
-    assert there.start() == [Dial(there.upstream, FIRST, Login())]
-    assert not there.ready
-    assert there.handle(Dialed()) == []
-    assert there.ready
-    assert there.tls is None
-
-
-@pytest.mark.parametrize("mode", VERIFYING)
-def test_link_with_tls(mode: TLSMode) -> None:
-    there = link(mode)
-    there.start()
-    assert there.handle(Dialed()) == [Send(Side.UPSTREAM, SSL_REQUEST)]
-    assert there.handle(Data(Side.UPSTREAM, b"S")) == [StartTLS(Side.UPSTREAM)]
-    assert not there.ready
-    assert there.handle(Secured(Side.UPSTREAM, TLS)) == []
-    assert there.ready
-    assert there.tls == TLS
-
-
-@pytest.mark.parametrize("mode", VERIFYING)
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"N",
-        b"SX",
-        b"SS",
-        b"NN",
-        b"E",
-        b"s",
-        b"\0",
-        b"G",
-        b"S" + OK,
-        error(S="FATAL", C="53300", M="a man in the middle says hello"),
-    ],
-)
-def test_anything_but_one_s_ends_the_link(mode: TLSMode, answer: bytes) -> None:
-    """CVE-2021-23222, CVE-2024-10977, and no downgrade to clear text. What it said is not even in the reason."""
-    there = link(mode)
-    there.handle(Dialed())
-    with pytest.raises(UpstreamError) as caught:
-        there.handle(Data(Side.UPSTREAM, answer))
-    assert "hello" not in str(caught.value)
-    assert not there.ready
-
-
-@pytest.mark.parametrize("mode", VERIFYING)
-def test_bytes_that_were_not_asked_for(mode: TLSMode) -> None:
-    for answers in ([], [b"S"]):
-        there = link(mode)
-        there.start()
-        if answers:
-            there.handle(Dialed())
-            there.handle(Data(Side.UPSTREAM, b"S"))
-        with pytest.raises(UpstreamError):
-            there.handle(Data(Side.UPSTREAM, b"S"))
 
 
 # --- logging in --------------------------------------------------------------------------------------------------
@@ -354,72 +285,6 @@ def test_greeting_without_a_key() -> None:
     ours.feed(OK + READY + NOT_SUPERUSER)
     assert ours.ready
     assert ours.cancel is None
-
-
-# --- the question ------------------------------------------------------------------------------------------------
-
-
-def test_the_question_is_the_one_that_the_tests_know() -> None:
-    assert postgres_upstream.SUPERUSER_QUERY == SUPERUSER_QUERY
-
-
-@pytest.mark.parametrize("cut", range(len(NOT_SUPERUSER)))
-def test_nobody_is_known_to_be_ordinary_before_the_answer_is_whole(cut: int) -> None:
-    ours = login(None)
-    ours.feed(WELCOME + NOT_SUPERUSER[:cut])
-    assert not ours.ready
-    ours.feed(NOT_SUPERUSER[cut:])
-    assert ours.ready
-    assert not ours.superuser
-
-
-def test_the_last_ready_for_query_is_the_clients() -> None:
-    """The first only says that we may ask; it may even be in another state."""
-    ours, failed = login(None), message(b"Z", b"E")
-    assert ours.feed(OK + KEY_DATA + message(b"Z", b"T")) == SUPERUSER_QUERY
-    assert ours.ready_for_query == b""
-    ours.feed(NOT_SUPERUSER.removesuffix(READY) + failed + READY)
-    assert ours.ready_for_query == failed
-    assert ours.rest == READY
-
-
-def test_messages_that_come_at_any_time_are_the_clients() -> None:
-    """Also between the parts of the answer, and where the question and they cross each other."""
-    notice, notification = message(b"N", b"SNOTICE\0Mhm\0\0"), message(b"A", b"\0\0\0\1x\0y\0")
-    changed = status(b"is_superuser", b"on")
-    description, row, done = (message(kind, body) for kind, body in messages(NOT_SUPERUSER)[:3])
-    ours = login(None)
-    assert ours.feed(OK + READY + notice) == SUPERUSER_QUERY
-    assert ours.feed(description + notification + row + changed + done + notice + READY) == b""
-    assert bytes(ours.greeting) == notice + notification + changed + notice
-    assert ours.statuses == {b"is_superuser": b"on"}
-    assert not ours.superuser
-
-
-def test_they_are_bounded_too() -> None:
-    ours = login(None)
-    ours.feed(WELCOME)
-    with pytest.raises(UpstreamError, match="no end"):
-        for _ in range(postgres_upstream.MAX_GREETING // len(NOTICE) + 1):
-            ours.feed(NOTICE)
-
-
-@pytest.mark.parametrize(
-    ("welcome", "superuser"),
-    [
-        (OK + status(b"is_superuser", b"off") + READY, False),
-        (OK + status(b"is_superuser", b"on") + READY, True),
-        (OK + status(b"is_superuser", b"OFF") + READY, True),
-        (OK + status(b"is_superuser", b"") + READY, True),
-        (OK + READY, True),
-    ],
-)
-def test_where_no_sql_is_spoken_nothing_is_asked(welcome: bytes, superuser: bool) -> None:
-    ours = login(None, ask=False)
-    assert ours.superuser
-    assert ours.feed(welcome) == b""
-    assert ours.ready
-    assert ours.superuser is superuser
 
 
 NOTICE = message(b"N", b"n" * 60_000)
