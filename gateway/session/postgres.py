@@ -16,6 +16,7 @@ from gateway.policy import Allow, Request
 from gateway.session import postgres_answers as answers
 from gateway.session.access import Access
 from gateway.session.cancel import CancelKeys, CancelTarget
+from gateway.session.postgres_startup import Startup
 from gateway.session.postgres_upstream import Link, Refused, UpstreamLogin
 from gateway.session.vocabulary import (
     Close,
@@ -86,6 +87,7 @@ class PostgresSession:
         "_addresses",
         "_admit",
         "_allowed",
+        "_asked",
         "_buffer",
         "_cancel_key",
         "_cancel_packet",
@@ -101,7 +103,6 @@ class PostgresSession:
         "_link",
         "_login",
         "_over_limit",
-        "_parameters",
         "_state",
         "_tls",
         "_version",
@@ -124,7 +125,7 @@ class PostgresSession:
         self._tls: TLSFacts | None = None
         self._buffer = bytearray()
         self._version = wire.PROTOCOL_3_0
-        self._parameters: dict[bytes, bytes] = {}
+        self._asked: Startup | None = None
         self._identity: Identity | None = None
         self._allowed: Allow | None = None
         self._addresses: list[Address] = []
@@ -259,29 +260,11 @@ class PostgresSession:
             return self._close("a StartupMessage without a user", answers.NO_USER)
         if self._over_limit:
             return self._close("too many connections", answers.TOO_MANY)
-        self._take(packet)
+        self._asked = asked = Startup(packet)
+        self.facts.user, self.facts.database, self.facts.application = asked.user, asked.database, asked.application
+        self._version = asked.version
         self._state = State.PASSWORD
-        return [Send(Side.CLIENT, self._negotiation(packet) + wire.AUTHENTICATION_CLEARTEXT_PASSWORD)]
-
-    def _take(self, packet: wire.StartupMessage) -> None:
-        given = packet.parameters
-        user = given[b"user"]
-        self._parameters = {key: value for key, value in given.items() if not key.startswith(b"_pq_.")}
-        self._parameters[b"database"] = given.get(b"database") or user
-        self.facts.database = wire.name(self._parameters[b"database"], "database")
-        self.facts.user = wire.name(user, "user")
-        application = given.get(b"application_name", b"")[: wire.MAX_NAME]
-        self.facts.application = application.decode("utf-8", "replace") or None
-
-    def _negotiation(self, packet: wire.StartupMessage) -> bytes:
-        """NegotiateProtocolVersion, where the client asks for more than 3.2 or for an option (we know none)."""
-        options = [key for key in packet.parameters if key.startswith(b"_pq_.")]
-        minor = packet.version[1]
-        self._version = wire.PROTOCOL_3_2 if minor >= wire.PROTOCOL_3_2[1] else wire.PROTOCOL_3_0
-        # 3.1 was never released: PostgreSQL reserves it; it is answered with the version below it.
-        if options or self._version != packet.version:
-            return wire.negotiate_protocol_version(self._version, options)
-        return b""
+        return [Send(Side.CLIENT, asked.negotiation + wire.AUTHENTICATION_CLEARTEXT_PASSWORD)]
 
     def _password(self, event: Data) -> list[Command]:
         self._buffer += event.data
@@ -303,34 +286,30 @@ class PostgresSession:
         return self._decide(identity)
 
     def _decide(self, identity: Identity) -> list[Command]:
-        replication = _asks_for_replication(self._replication())
+        assert self._asked is not None  # the state says so
         request = Request(
             listener=self._access.listener,
             # Replication belongs to no database: even where one is named, a base backup reads all of them.
-            database="" if replication else self.facts.database or "",
+            database="" if self._asked.replication else self._asked.database,
             user=identity.subject,
             role=self._role(identity),
             address=self._client.host,
-            replication=replication,
+            replication=self._asked.replication,
         )
         verdict = self._current().policy.decide(identity, request)
         if not isinstance(verdict, Allow):
             return self._close(f"denied: {verdict.reason}", answers.NOT_ALLOWED)
-        if wire.sets_session_authorization(self._parameters) and not verdict.superuser:
+        if wire.sets_session_authorization(self._asked.parameters) and not verdict.superuser:
             # Only a superuser can, and would not look like one until RESET SESSION AUTHORIZATION.
             return self._close("denied: session_authorization set at start-up needs superuser=yes", answers.NOT_ALLOWED)
         if not self._admit(identity.subject):
             return self._close("too many connections of this subject", answers.TOO_MANY)
         self._allowed = verdict
         self.facts.role, self.facts.rule = verdict.role, verdict.rule
-        if not replication:
-            self._parameters.pop(b"replication", None)
-        self._name_application()
+        if self._access.application_name is not None:
+            self._asked.name_application(self._access.application_name, identity.subject, self._client.host)
         self._addresses = list(self._access.upstream.addresses)
         return self._next_address()
-
-    def _replication(self) -> bytes:
-        return self._parameters.get(b"replication", b"").lower()
 
     def _role(self, identity: Identity) -> str:
         if self._access.role_claim is None:
@@ -339,17 +318,6 @@ class PostgresSession:
         if not isinstance(role, str) or "\0" in role or not 1 <= len(role.encode()) <= wire.MAX_NAME:
             raise Denied(f"the token has no claim {self._access.role_claim!r} that names a role")
         return role
-
-    def _name_application(self) -> None:
-        if self._access.application_name is None:
-            return
-        ours = {"subject": self.facts.subject, "address": self._client.host}
-        template = self._access.application_name
-        # What the client calls itself is cut first, so that it cannot push out the rest.
-        room = wire.MAX_NAME - len(template.format(**ours, application_name="").encode())
-        theirs = (self.facts.application or "").encode()[: max(room, 0)].decode("utf-8", "ignore")
-        name = template.format(**ours, application_name=theirs)
-        self._parameters[b"application_name"] = name.strip().encode()[: wire.MAX_NAME]
 
     # --- the upstream -----------------------------------------------------------------------------------------------
 
@@ -376,9 +344,14 @@ class PostgresSession:
         if not self._link.ready:
             return commands
         link, self._state = self._link, State.LOGIN
-        physical = self._replication() not in (b"", b"database")
+        assert self._asked is not None
         self._login = UpstreamLogin(
-            link.upstream, link.login, self._allowed.role, self._parameters, link.tls, ask=not physical
+            link.upstream,
+            link.login,
+            self._allowed.role,
+            self._asked.parameters,
+            link.tls,
+            ask=not self._asked.physical,
         )
         return [*commands, Send(Side.UPSTREAM, self._login.first())]
 
@@ -429,7 +402,7 @@ class PostgresSession:
         self._state, self.facts.decision = State.OPEN, "allowed"
         # Nothing of the login is needed any more; an idle session should cost little.
         self._login = self._link = self._tls = self._identity = self._allowed = None
-        self._buffer, self._parameters, self._addresses = bytearray(), {}, []
+        self._buffer, self._asked, self._addresses = bytearray(), None, []
         return [SetDeadline(None), Send(Side.CLIENT, greeting), Splice(framing, ahead, expires)]
 
     def _expiry(self, identity: Identity) -> float:
@@ -493,11 +466,6 @@ class PostgresSession:
     def _cancel_over(self, event: Lost) -> list[Command]:
         done = self._state is State.CANCEL_SENT
         return self._close("cancel: passed on" if done else f"cancel: {event.reason}")
-
-
-def _asks_for_replication(value: bytes) -> bool:
-    """Manual, "Streaming Replication Protocol": a boolean or `database`. Whatever is not clearly 'no' is 'yes'."""
-    return value not in (b"", b"0", b"f", b"false", b"n", b"no", b"off")
 
 
 def _writable(statuses: dict[bytes, bytes]) -> bool:
