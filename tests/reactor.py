@@ -95,7 +95,7 @@ class ManualReactor(Clock):
 
     def until(self, true: Callable[[], object], *steps: Callable[[], object]) -> None:
         """Turns, and the test's own steps, until it is so."""
-        for _ in range(20_000):
+        for _ in range(3_000):
             if true():
                 return
             for step in steps:

@@ -234,6 +234,7 @@ def test_the_answer_to_the_next_question_is_exact_again() -> None:
     assert feed(framing, MISLEADING[MISLED:]).boundary
     assert feed(framing, NOTICE + DONE + READY).idle
     assert framing.boundary
+    assert not feed(framing, NOTICE[:7]).idle
 
 
 @pytest.mark.parametrize("answer", [NOTICE, DONE, FAILED, ROW * 3, DONE + READY, READY, DONE[:7]])
@@ -296,6 +297,10 @@ def test_half_of_what_comes_unasked_does_not(cut: int) -> None:
     assert not feed(framing, NOTICE[:cut]).idle
     assert not feed(framing, NOTICE[cut:]).idle
     assert feed(framing, DONE + READY).idle
+
+
+def test_an_end_with_something_else_inside_is_none() -> None:
+    assert not feed(fresh(), BULK, READY[:4], NOTICE, READY[4:]).idle
 
 
 @pytest.mark.parametrize(
