@@ -43,6 +43,8 @@ from gateway.tokens import TokenVerifier
 # Descriptors that a process needs besides two for each connection.
 _SPARE_DESCRIPTORS = 64
 
+_ENDINGS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Options(usage.Options):
     """What `twistd securegw --help` teaches."""
@@ -258,10 +260,15 @@ class Gateway(service.Service):
             self._audit.close()
         self._stop_quickstart()
 
+    def await_reactor(self) -> None:
+        """An end that comes before the reactor runs waits for it: what a signal raises here, Twisted may swallow."""
+        for ending in _ENDINGS:
+            signal.signal(ending, lambda *_: self._reactor.callWhenRunning(self._end))
+
     def _catch_signals(self) -> None:
         """twistd would end by the signal itself; an orderly end has status 0. A second signal does not wait."""
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reload))
-        for ending in (signal.SIGTERM, signal.SIGINT):
+        for ending in _ENDINGS:
             signal.signal(ending, lambda *_: self._reactor.callFromThread(self._end))
 
     def _end(self) -> None:
@@ -284,15 +291,14 @@ def _leave(text: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def _end_early(stop: Callable[[], None]) -> None:
-    """Until the reactor runs a signal would end the process, and leave the quickstart's PostgreSQL behind."""
+def _catch_early_signals() -> None:
+    """By itself a signal would end the process, and leave the quickstart's PostgreSQL behind."""
 
-    def end(*_: object) -> NoReturn:
-        stop()
+    def leave(*_: object) -> NoReturn:
         raise SystemExit(0)
 
-    for ending in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(ending, end)
+    for ending in _ENDINGS:
+        signal.signal(ending, leave)
     # Not SIG_IGN, which the programs that we start would inherit.
     signal.signal(signal.SIGHUP, lambda *_: None)
 
@@ -314,7 +320,7 @@ def makeService(options: Mapping[str, Any], reactor: Any = None, environ: Mappin
         if demo:
             demo.stop()
 
-    _end_early(stop)
+    _catch_early_signals()
     problems = Problems()
     try:
         settings = load(problems)
@@ -324,12 +330,13 @@ def makeService(options: Mapping[str, Any], reactor: Any = None, environ: Mappin
             settings = demo.config
         gateway = Gateway(reactor, settings, problems, load, stop)
         gateway.bind()
+        if demo:
+            _say(demo.banner)
+        gateway.await_reactor()
     except ConfigError as error:
         stop()
         _leave(str(error))
     except BaseException:
         stop()
         raise
-    if demo:
-        _say(demo.banner)
     return gateway

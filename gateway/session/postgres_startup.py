@@ -24,11 +24,14 @@ class Startup:
         self.parameters = {key: value for key, value in given.items() if key not in options}
         if not self.replication:
             self.parameters.pop(b"replication", None)
+        elif self.physical:
+            # The server takes any beginning of a boolean for it: `fals` would be an ordinary session there.
+            self.parameters[b"replication"] = b"true"
         self.parameters[b"database"] = given.get(b"database") or given[b"user"]
         self.database = wire.name(self.parameters[b"database"], "database")
         self.user = wire.name(given[b"user"], "user")
         application = given.get(b"application_name", b"")[: wire.MAX_NAME]
-        self.application = application.decode("utf-8", "replace") or None
+        self.application = application.decode("utf-8", "ignore") or None
         # 3.1 was never released: PostgreSQL reserves it; it is answered with the version below it.
         self.version = wire.PROTOCOL_3_2 if packet.version >= wire.PROTOCOL_3_2 else wire.PROTOCOL_3_0
         self.negotiation = b""
@@ -51,6 +54,7 @@ class Startup:
     def name_application(self, template: str, subject: str, address: str) -> None:
         """What the client calls itself is cut first, so that it cannot push out the rest."""
         room = wire.MAX_NAME - len(template.format(subject=subject, address=address, application_name="").encode())
+        room //= max(1, template.count("{application_name}"))
         theirs = (self.application or "").encode()[: max(room, 0)].decode("utf-8", "ignore")
         name = template.format(subject=subject, address=address, application_name=theirs)
         self.parameters[b"application_name"] = name.strip().encode()[: wire.MAX_NAME]
