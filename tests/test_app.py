@@ -248,6 +248,18 @@ def test_whatever_ends_the_start_ends_the_quickstart(
     assert demo.stopped == 1
 
 
+def test_a_banner_that_nobody_reads_ends_the_quickstart(
+    site: Site, demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(app, "_say", fail)
+    with pytest.raises(BrokenPipeError):
+        site.start()
+    assert demo.stopped == 1
+
+
 def test_a_refused_start_ends_the_quickstart(
     site: Site, demo: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
