@@ -29,7 +29,7 @@ from gateway.audit import Audit
 from gateway.certs import Certificates
 from gateway.errors import ConfigError, Problems
 from gateway.net import listener
-from gateway.net.connections import Connections
+from gateway.net.connections import Connections, waiting_room
 from gateway.net.driver import Door
 from gateway.net.poller import Poller
 from gateway.policy import Policy
@@ -184,7 +184,8 @@ class Gateway(service.Service):
             self.connections.limit = limits.max_connections
             self.connections.subjects.limit = limits.max_connections_per_subject
             self.connections.addresses.limit = limits.max_connections_per_address
-        self._raise_descriptor_limit(_SPARE_DESCRIPTORS + 2 * limits.max_connections)
+        most = limits.max_connections + waiting_room(limits.max_connections)
+        self._raise_descriptor_limit(_SPARE_DESCRIPTORS + 2 * most)
 
     def _raise_descriptor_limit(self, wanted: int) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -25,6 +25,11 @@ from gateway.upstream import Address
 SWEEP_SECONDS = 1.0
 
 
+def waiting_room(limit: int) -> int:
+    """So many connections over a limit are heard, only to be told that there are too many."""
+    return 16 + limit // 10
+
+
 class Connections:
     """Implements `gateway.net.driver.House`. Limits may be set anew at any time (a reload)."""
 
@@ -65,8 +70,7 @@ class Connections:
         driver.start()
 
     def _waiting_room(self) -> int:
-        """So many connections over a limit are heard, only to be told that there are too many."""
-        return 16 + self.limit // 10
+        return waiting_room(self.limit)
 
     def _check_idle(self) -> None:
         for driver in tuple(self._drivers):
