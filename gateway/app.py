@@ -218,7 +218,7 @@ class Gateway(service.Service):
         problems.raise_if_any()
 
     def startService(self) -> None:
-        super().startService()  # type: ignore[no-untyped-call]
+        super().startService()  # type: ignore[no-untyped-call]  # Twisted leaves it unannotated
         assert self._audit is not None  # bind comes first
         self._poller = Poller(self._reactor)
         self.connections = Connections(self._reactor, self._poller, self._audit)
@@ -241,7 +241,7 @@ class Gateway(service.Service):
 
     def stopService(self) -> Deferred[None]:
         """Stop accepting, end every session in order, then free the rest."""
-        super().stopService()  # type: ignore[no-untyped-call]
+        super().stopService()  # type: ignore[no-untyped-call]  # Twisted leaves it unannotated
         for one in self._listeners:
             one.stop()
         self._listeners = []
@@ -283,7 +283,7 @@ class Gateway(service.Service):
 
 def _say(text: str) -> None:
     """To whoever started it; the log may go elsewhere."""
-    print(text, flush=True)  # noqa: T201
+    print(text, flush=True)  # noqa: T201 - it is for a person
 
 
 def _leave(text: str) -> NoReturn:

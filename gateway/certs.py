@@ -231,7 +231,7 @@ class ServerContext:
         connection.set_accept_state()
         return connection
 
-    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N802, N803, ARG002
+    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N802, N803, ARG002 - as the interface has it
         """The same for Twisted's own TLS, in memory."""
         return SSL.Connection(self._default, None)
 

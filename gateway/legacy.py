@@ -80,7 +80,7 @@ def _jwt(environ: Mapping[str, str], problems: Problems) -> JWTSettings:
 
 def _listener(environ: Mapping[str, str], folder: Path, problems: Problems) -> PostgresListener:
     # Empty was every IPv4 interface, and stays so: IPv6 would open a door that was shut.
-    ip, number = environ.get("DOWNSTREAM__IP") or "0.0.0.0", _port(environ, "DOWNSTREAM__PORT", problems)  # noqa: S104
+    ip, number = environ.get("DOWNSTREAM__IP") or "0.0.0.0", _port(environ, "DOWNSTREAM__PORT", problems)  # noqa: S104 - see above
     listen: tuple[Address, ...] = ()
     if number:
         with problems.at(_PLACE, "DOWNSTREAM__IP"):

@@ -410,7 +410,7 @@ class _Over:
 
     facts = Facts()
 
-    def handle(self, event: Event) -> Sequence[Command]:  # noqa: ARG002
+    def handle(self, event: Event) -> Sequence[Command]:  # noqa: ARG002 - it hears nothing any more
         return ()
 
 
