@@ -17,6 +17,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Self
 
+from tests.servers import free_port
+
 SSL_REQUEST = struct.pack("!II", 8, 80877103)
 BACKEND_TYPES = frozenset(b"123ACDEGHIKNRSTVWZcdnstv")
 PATIENCE = 30.0
@@ -87,7 +89,8 @@ class RawClient:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         if family == socket.AF_INET:
-            self.socket.bind((address or own_address(), 0))
+            # An address that is used again must not meet one of its ports again: the audit could not tell them apart.
+            self.socket.bind((address, free_port(address)) if address else (own_address(), 0))
         self.socket.connect(("127.0.0.1", where) if isinstance(where, int) else str(where))
         if family == socket.AF_INET:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

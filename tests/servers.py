@@ -7,12 +7,14 @@ can reach.
 
 from __future__ import annotations
 
+import itertools
+import random
 import re
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -28,12 +30,19 @@ DEBIAN = Path("/usr/lib/postgresql")
 SUPERUSER = "local all postgres trust"
 
 
-def free_port() -> int:
-    """A port that nobody listens on now. Whoever uses it must live with losing it to somebody quicker."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+# Below those that the kernel gives to outgoing connections, which would take one between its choice and its use; and
+# begun at random, for two runs of the tests on one machine.
+_PORTS = range(10_000, 32_768)
+_ports = itertools.islice(itertools.cycle(_PORTS), random.randrange(len(_PORTS)), None)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on now, and that no other caller in this process was given."""
+    for port in _ports:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise AssertionError("unreachable: the ports go round")
 
 
 def debian_programs() -> Path | None:
