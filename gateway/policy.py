@@ -8,16 +8,22 @@ verdict. Refuses everything that no rule allows: an empty list denies everyone.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from gateway.identity import Identity
+from gateway.rules import (
+    IPAddress,
+    Items,
+    Names,
+    Networks,
+    client_address,
+    parse_action,
+    parse_fields,
+    parse_names,
+    parse_networks,
+    parse_options,
+)
 from gateway.wire.postgres import MAX_NAME
-
-IPAddress = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +60,6 @@ class Deny:
 
 
 Decision = Allow | Deny
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """One list of a rule: exact names, and keywords that were not quoted."""
-
-    exact: frozenset[str]
-    keywords: frozenset[str]
-
-    def match(self, name: str) -> bool:
-        return "all" in self.keywords or name in self.exact
-
-
-@dataclass(frozen=True, slots=True)
-class Networks:
-    """Where a client may come from. `all` is every client, `local` those of a Unix socket."""
-
-    exact: tuple[Network, ...]
-    keywords: frozenset[str]
-
-    def match(self, client: IPAddress | None) -> bool:
-        if "all" in self.keywords:
-            return True
-        if client is None:
-            return "local" in self.keywords
-        return any(client in network for network in self.exact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +100,7 @@ class Policy:
     def decide(self, identity: Identity, request: Request) -> Decision:
         """The first rule that matches decides; without one the answer is no."""
         try:
-            client = _client(request.address)
+            client = client_address(request.address)
         except ValueError:
             return Deny(f"the client address {request.address!r} is not an IP address")
         for rule in self.rules:
@@ -130,131 +110,44 @@ class Policy:
         return Deny("no rule matches")
 
 
-def _client(address: str) -> IPAddress | None:
-    """A dual-stack socket shows IPv4 clients as ::ffff:1.2.3.4 (RFC 4291, 2.5.5.2); rules speak of 1.2.3.4."""
-    if not address:
-        return None
-    client = ip_address(address)
-    return client.ipv4_mapped or client if isinstance(client, IPv6Address) else client
-
-
-# --- the grammar of a line (PostgreSQL manual, "The pg_hba.conf File") ----------------------------------------------
-
-_NAME = r'(?:"(?:[^"]|"")+"|[^\s,"#=]+)'
-_ITEM = re.compile(_NAME)
-_FIELD = re.compile(rf"(?:(?P<option>[a-z]+)=)?(?P<names>{_NAME}(?:,\s*{_NAME})*)(?=\s|#|\Z)")
-_SPACE = re.compile(r"\s*(?:#.*\Z)?", re.DOTALL)
-
-# pg_hba.conf gives these a meaning that we do not have; taken as plain names, a line copied from there would mislead.
-_UNSUPPORTED_WORDS = frozenset({"sameuser", "samerole", "samegroup", "replication", "samehost", "samenet"})
-_UNSUPPORTED_MARKS = ("+", "/", "@")
-
-_CIDR = re.compile(r"[0-9A-Fa-f.:]+(?:/(?:0|[1-9][0-9]{0,2}))?")
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    name: str
-    quoted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    option: str | None
-    items: tuple[_Item, ...]
-
-
 def parse_rule(line: str, source: str) -> Rule:
     """Raises ValueError, saying what is wrong, for anything that is not exactly one rule."""
-    fields = list(_fields(line))
+    fields = list(parse_fields(line))
     plain, options = fields[:4], fields[4:]
     if len(plain) < 4 or any(field.option for field in plain):
         raise ValueError("a rule is: allow|deny DATABASE SUBJECT NETWORK [role=NAME] [superuser=yes] [replication=yes]")
     action, databases, subjects, networks = (field.items for field in plain)
-    allow = _allow(action)
-    given = _options(options)
+    allow = parse_action(action)
+    given = parse_options(options, "role=NAME", "superuser=yes", "replication=yes")
     if given and not allow:
         raise ValueError("a deny rule has no options")
     return Rule(
         allow=allow,
-        databases=_names(databases, frozenset({"all", "sameuser"})),
-        subjects=_names(subjects, frozenset({"all"})),
-        networks=_networks(networks),
-        role=given.get("role"),
-        superuser="superuser" in given,
-        replication="replication" in given,
+        databases=parse_names(databases, frozenset({"all", "sameuser"})),
+        subjects=parse_names(subjects, frozenset({"all"})),
+        networks=parse_networks(networks),
+        role=_role(given.get("role")),
+        superuser=_yes(given, "superuser"),
+        replication=_yes(given, "replication"),
         text=line.strip(),
         source=source,
     )
 
 
-def _fields(line: str) -> Iterator[_Field]:
-    position = _skip(line, 0)
-    while position < len(line):
-        found = _FIELD.match(line, position)
-        if found is None:
-            raise ValueError(f"cannot read the rule from here on: {line[position:]}")
-        yield _Field(found["option"], tuple(_item(text) for text in _ITEM.findall(found["names"])))
-        position = _skip(line, found.end())
+def _role(items: Items | None) -> str | None:
+    if items is None:
+        return None
+    if len(items) != 1:
+        raise ValueError("role takes one name")
+    return role_name(items[0].name)
 
 
-def _skip(line: str, position: int) -> int:
-    found = _SPACE.match(line, position)
-    return found.end() if found else position
-
-
-def _item(text: str) -> _Item:
-    if text.startswith('"'):
-        return _Item(text[1:-1].replace('""', '"'), quoted=True)
-    return _Item(text, quoted=False)
-
-
-def _allow(items: tuple[_Item, ...]) -> bool:
-    if items == (_Item("allow", quoted=False),):
-        return True
-    if items == (_Item("deny", quoted=False),):
+def _yes(given: dict[str, Items], option: str) -> bool:
+    if option not in given:
         return False
-    raise ValueError("a rule begins with allow or deny")
-
-
-def _names(items: tuple[_Item, ...], keywords: frozenset[str]) -> Names:
-    for item in items:
-        if item.quoted or item.name in keywords:
-            continue
-        if item.name in _UNSUPPORTED_WORDS or item.name.startswith(_UNSUPPORTED_MARKS):
-            raise ValueError(f"{item.name} is not supported here (quote it if it is a name)")
-    found = frozenset(item.name for item in items if not item.quoted) & keywords
-    return Names(frozenset(item.name for item in items if item.quoted or item.name not in keywords), found)
-
-
-def _networks(items: tuple[_Item, ...]) -> Networks:
-    words = frozenset(item.name for item in items if not item.quoted) & {"all", "local"}
-    return Networks(tuple(parse_network(item.name) for item in items if item.quoted or item.name not in words), words)
-
-
-def parse_network(text: str) -> Network:
-    """An address or a CIDR; a netmask, a zone, or host bits that are set are refused, not interpreted."""
-    if not _CIDR.fullmatch(text):
-        raise ValueError(f"{text} is not an address or a CIDR such as 192.0.2.0/24")
-    network = ip_network(text)
-    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped:
-        raise ValueError(f"{text} would never match: write an IPv4 client as IPv4")
-    return network
-
-
-def _options(fields: list[_Field]) -> dict[str, str]:
-    given: dict[str, str] = {}
-    for field in fields:
-        if field.option not in ("role", "superuser", "replication"):
-            raise ValueError("an option is one of role=NAME, superuser=yes, replication=yes")
-        if field.option in given:
-            raise ValueError(f"{field.option} is given twice")
-        if len(field.items) != 1 or (field.option != "role" and field.items[0].name != "yes"):
-            raise ValueError(f"{field.option} takes {'one name' if field.option == 'role' else 'only yes'}")
-        given[field.option] = field.items[0].name
-    if "role" in given:
-        role_name(given["role"])
-    return given
+    if [item.name for item in given[option]] != ["yes"]:
+        raise ValueError(f"{option} takes only yes")
+    return True
 
 
 def role_name(text: str) -> str:

@@ -11,7 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.identity import Identity
-from gateway.policy import Allow, Decision, Deny, Names, Policy, Request, parse_rule
+from gateway.policy import Allow, Decision, Deny, Policy, Request, parse_rule
+from gateway.rules import Names
 
 
 def decide(
