@@ -21,6 +21,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,8 @@ class ClientContext:
     def __init__(self, section: str, tls: ClientTLS, login: Login, problems: Problems) -> None:
         self._tls = tls
         self._context = _context(SSL.TLS_CLIENT_METHOD, "1.2")
+        if tls.alpn:
+            self._context.set_alpn_protos(list(tls.alpn))
         self._verify(section, problems)
         self._present(section, login, problems)
 
@@ -275,7 +278,7 @@ class ClientContext:
         certificate, key = _own_pair(self._tls, login)
         if not certificate or not key:
             return
-        place, key_place = (section, "client_certificate"), (section, "client_key")
+        place, key_place = ((section, name) for name in self._tls.own_keys)
         if login.certificate:
             section = login.section or section
             place, key_place = (section, "certificate"), (section, "key")
@@ -312,9 +315,9 @@ class ClientContext:
 # --- all of them, and what a handshake tells ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Certificates:
-    """Every context of one configuration. Usable only if building it added no problem."""
+    """Every context of one configuration. Usable only if building it added no problem. Equal to no other."""
 
     servers: Mapping[str, ServerContext]
     clients: Mapping[tuple[str, Path | None, Path | None], ClientContext]
@@ -349,11 +352,12 @@ class Certificates:
         return self.clients[(upstream.name, *_own_pair(upstream.tls, login))]
 
 
-def tls_facts(connection: SSL.Connection) -> TLSFacts:
+def tls_facts(connection: SSL.Connection, *, issuers: bool = False) -> TLSFacts:
     """What a finished handshake proved.
 
     A client's certificate is always verified. An upstream's is too, except under `require` without a root certificate,
-    where it is only what SCRAM's channel binding needs (RFC 5929, 4) and proves no name.
+    where it is only what SCRAM's channel binding needs (RFC 5929, 4) and proves no name. issuers: say who vouches for
+    it, too; a proof for a client's only.
     """
     certificate = connection.get_peer_certificate()
     name = connection.get_servername()
@@ -363,7 +367,14 @@ def tls_facts(connection: SSL.Connection) -> TLSFacts:
         server_name=None if name is None else name.decode("ascii", "backslashreplace"),
         peer_certificate=dump_certificate(FILETYPE_ASN1, certificate) if certificate else None,
         peer_expires=certificate.to_cryptography().not_valid_after_utc.timestamp() if certificate else None,
+        peer_issuers=_issuers(connection) if issuers else (),
     )
+
+
+def _issuers(connection: SSL.Connection) -> tuple[bytes, ...]:
+    """Of the chain that OpenSSL verified, which need not be the one that the peer sent."""
+    chain = connection.get_verified_chain() or []
+    return tuple(sha256(dump_certificate(FILETYPE_ASN1, issuer)).digest() for issuer in chain[1:])
 
 
 def handshake_failure(connection: SSL.Connection, error: SSL.Error) -> str:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from gateway.addresses import host_address, listen_address, port
 from gateway.errors import Problems
 from gateway.policy import parse_rule
-from gateway.schema import host_address, listen_address, port
 from gateway.settings import JWTSettings, PostgresListener
 from gateway.tokens import VerificationKey, load_public_key
 from gateway.upstream import Address, ClientTLS, Login, ServerTLS, TLSMode, Upstream

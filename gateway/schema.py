@@ -1,7 +1,7 @@
 """Every section and key of the INI: how its text is read, and what it is when it is not given.
 
-Owns the grammar of single values. Refuses what is not exactly one of the spellings documented in conf/gw.ini. A default
-is written as the text that would stand in the INI, so that one parser reads both.
+Owns the grammar of single values, but for `addresses`. Refuses what is not exactly one of the spellings documented in
+conf/gw.ini. A default is written as the text that would stand in the INI, so that one parser reads both.
 """
 
 from __future__ import annotations
@@ -11,15 +11,24 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from gateway.policy import Network, parse_network, role_name
-from gateway.upstream import MAX_SOCKET_PATH, Address, TLSMode
-
-POSTGRES_PORT = 5432
+from gateway.addresses import (
+    WebService,
+    door_address,
+    host_address,
+    listen_address,
+    local_address,
+    prefix,
+    service_address,
+    web_host,
+    web_service,
+)
+from gateway.policy import role_name
+from gateway.rules import Network, parse_network
+from gateway.upstream import Address, TLSMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,10 @@ def one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def yes_or_no(text: str) -> bool:
+    return one_of("yes", "no")(text) == "yes"
+
+
 def name(text: str) -> str:
     """A name for use in section headings, so also in the names of environment variables."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,63}", text):
@@ -126,6 +139,13 @@ def role_claim(text: str) -> str | None:
     return text.removeprefix("claim:")
 
 
+def scheme(text: str) -> bytes:
+    """A scheme of Authorization, a token (RFC 9110, 11.1 and 5.6.2); `none` is to have none."""
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,63}", text):
+        raise ValueError(f"{text} is neither none nor a word such as Thing or Bearer")
+    return b"" if text == "none" else text.encode("ascii")
+
+
 def application_name(text: str) -> str | None:
     """A template for str.format with three plain fields; anything more could reach into objects."""
     fields = ("subject", "address", "application_name")
@@ -133,60 +153,6 @@ def application_name(text: str) -> str | None:
         if field is not None and (field not in fields or spec or conversion):
             raise ValueError("may hold only {subject}, {address} and {application_name} (and {{ for a brace)")
     return line(text) or None
-
-
-# --- addresses ------------------------------------------------------------------------------------------------------
-
-_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+|\*))(?::(?P<port>[0-9]{1,5}))?")
-_SOCKET = re.compile(r"(?P<path>/.*?)(?::(?P<port>[0-9]{1,5}))?")
-
-
-def port(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,4}", text) or int(text) > 65535:
-        raise ValueError(f"{text} is not a port from 1 to 65535")
-    return int(text)
-
-
-def host_address(text: str) -> Address:
-    """`host[:port]`, `[v6][:port]`, or a Unix socket."""
-    if text.startswith("/"):
-        return _socket(text)
-    found = _ADDRESS.fullmatch(text)
-    if found is None or found["host"] == "*":
-        raise ValueError(f"{text} is not host:port, [v6]:port or the absolute path of a Unix socket")
-    return Address(_host(found["v6"], found["host"]), port(found["port"]) if found["port"] else POSTGRES_PORT)
-
-
-def listen_address(text: str) -> Address:
-    """`ip:port`, `[v6]:port`, `*:port`, or a Unix socket. No names: a resolver must not choose the interface."""
-    if text.startswith("/"):
-        return _socket(text)
-    found = _ADDRESS.fullmatch(text)
-    if found is None or found["port"] is None:
-        raise ValueError(f"{text} is not ip:port, [v6]:port, *:port or the absolute path of a Unix socket")
-    if found["host"] and not re.fullmatch(r"\*|[0-9.]+", found["host"]):
-        raise ValueError(f"{found['host']} is a name; listen on an IP address or *")
-    return Address(_host(found["v6"], found["host"]), port(found["port"]))
-
-
-def _host(v6: str | None, host: str) -> str:
-    if v6 is not None:
-        return str(IPv6Address(v6))
-    # What consists of digits and dots is a mistyped address, never a name to look up.
-    return str(IPv4Address(host)) if re.fullmatch(r"[0-9.]+", host) else host
-
-
-def _socket(text: str) -> Address:
-    """PostgreSQL's naming: a port's socket is .s.PGSQL.PORT in its directory (manual, unix_socket_directories)."""
-    found = _SOCKET.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text} is not the path of a Unix socket")
-    socket = found["path"]
-    if found["port"] or not socket.rpartition("/")[2].startswith(".s.PGSQL."):
-        socket = f"{socket.rstrip('/')}/.s.PGSQL.{port(found['port'] or str(POSTGRES_PORT))}"
-    if len(socket.encode()) > MAX_SOCKET_PATH:
-        raise ValueError(f"{socket} is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket's path may have")
-    return Address(socket, 0)
 
 
 # --- lists: commas or lines -----------------------------------------------------------------------------------------
@@ -199,12 +165,39 @@ def words(text: str) -> tuple[str, ...]:
     return items
 
 
-def addresses(text: str) -> tuple[Address, ...]:
-    return tuple(host_address(word) for word in words(text))
+def addresses(parse: Callable[[str], Address]) -> Callable[[str], tuple[Address, ...]]:
+    def parse_all(text: str) -> tuple[Address, ...]:
+        return tuple(parse(word) for word in words(text))
+
+    return parse_all
 
 
-def listen(text: str) -> tuple[Address, ...]:
-    return tuple(listen_address(word) for word in words(text))
+def service(text: str) -> WebService:
+    return web_service(words(text))
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name(word) for word in words(text)))
+
+
+def web_hosts(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(web_host(word) for word in words(text)))
+
+
+def schemes(text: str) -> frozenset[bytes]:
+    """In lower case, as they are compared (RFC 9110, 11.1)."""
+    return frozenset(scheme(word).lower() for word in words(text))
+
+
+def protocols(text: str) -> tuple[bytes, ...]:
+    """Names of ALPN (RFC 7301, 3.1); `none` is no protocol at all."""
+    found = words(text)
+    if found == ("none",):
+        return ()
+    for word in found:
+        if not re.fullmatch(r"[!-~]{1,255}", word) or word == "none":
+            raise ValueError(f"{word} is not the name of a protocol such as h2 (or, alone, none)")
+    return tuple(word.encode("ascii") for word in found)
 
 
 def networks(text: str) -> tuple[Network, ...]:
@@ -258,10 +251,25 @@ TLS: Keys = {
     "minimum_version": Key(one_of("1.2", "1.3"), "1.2"),
 }
 
+# How we speak TLS to an upstream, but for our own certificate.
+UPSTREAM_TLS: Keys = {"tls": Key(tls_mode, "verify-full"), "root_certificate": Key(path), "crl": Key(path)}
+
+# Whom a certificate names, and who is let in.
+ADMISSION: Keys = {"identity": Key(one_of("cn", "uri", "dns", "email"), "cn"), "rules": Key(rule_lines, "")}
+
 SECRET: Keys = {"password": Key(line), "password_file": Key(path)}
 
 # What `[tls]` says holds for every listener, so a listener's own TLS keys have no defaults.
 LISTENER_TLS: Keys = {key: Key(entry.parse) for key, entry in TLS.items()}
+
+# What has a meaning in one of the modes of a tunnel only. certificate and key have one in both: they are our own.
+TUNNEL_SERVER: Keys = {
+    **LISTENER_TLS,
+    "proxy_protocol": Key(networks, ""),
+    "cn": Key(one_of("id", "key"), "id"),
+    **ADMISSION,
+}
+TUNNEL_CLIENT: Keys = {**UPSTREAM_TLS, "insecure": Key(yes_or_no, "no")}
 
 SINGLE: Mapping[str, Keys] = {
     "gateway": {"shutdown_grace": Key(seconds, "30")},
@@ -275,6 +283,7 @@ SINGLE: Mapping[str, Keys] = {
         "cancel_rate": Key(count, "10"),
     },
     "audit": {"file": Key(log_file, "-")},
+    "health": {"listen": Key(addresses(local_address), "")},
     "quickstart": {"directory": Key(path, "../var")},
 }
 
@@ -287,12 +296,10 @@ NAMED: Mapping[str, Keys] = {
         "max_lifetime": Key(seconds_or_none, "0"),
     },
     "upstream": {
-        "hosts": Key(addresses, required=True),
-        "tls": Key(tls_mode, "verify-full"),
-        "root_certificate": Key(path),
+        "hosts": Key(addresses(host_address), required=True),
+        **UPSTREAM_TLS,
         "client_certificate": Key(path),
         "client_key": Key(path),
-        "crl": Key(path),
         **SECRET,
         "target_session_attrs": Key(one_of("any", "read-write"), "any"),
         "password_methods": Key(password_methods, "scram-sha-256, scram-sha-256-plus"),
@@ -306,7 +313,7 @@ NAMED: Mapping[str, Keys] = {
         "key": Key(path),
     },
     "postgres": {
-        "listen": Key(listen, "127.0.0.1:6432"),
+        "listen": Key(addresses(listen_address), "127.0.0.1:6432"),
         "upstream": Key(name, "main"),
         "jwt": Key(name, "main"),
         "role": Key(role_claim, "sub"),
@@ -315,6 +322,45 @@ NAMED: Mapping[str, Keys] = {
         "on_expiry": Key(one_of("terminate", "keep"), "terminate"),
         "application_name": Key(application_name, ""),
         **LISTENER_TLS,
+    },
+    "https": {
+        "listen": Key(addresses(door_address), "127.0.0.1:8443"),
+        "proxy_protocol": Key(networks, ""),
+        "head_timeout": Key(timeout, "30"),
+        "body_timeout": Key(timeout, "30"),
+        "keepalive_timeout": Key(timeout, "75"),
+        **LISTENER_TLS,
+    },
+    "route": {
+        "listener": Key(names, "main"),
+        "host": Key(web_hosts, ""),
+        "path": Key(prefix, "/"),
+        "upstream": Key(service),
+        **UPSTREAM_TLS,
+        "client_certificate": Key(path),
+        "client_key": Key(path),
+        "connect_timeout": Key(timeout, "10"),
+        "response_timeout": Key(timeout, "60"),
+        "host_header": Key(one_of("client", "upstream"), "client"),
+        "client": Key(one_of("required", "optional", "none"), "required"),
+        "cn": Key(one_of("key", "id"), "key"),
+        **ADMISSION,
+        "schemes": Key(schemes, "none, Thing, Client, Bearer"),
+        "send_scheme": Key(scheme, "none"),
+        "client_cert": Key(yes_or_no, "yes"),
+        "websocket": Key(yes_or_no, "no"),
+        "ws_key": Key(one_of("required", "optional"), "required"),
+        "ws_query": Key(one_of("strip", "forward"), "strip"),
+    },
+    "tunnel": {
+        "mode": Key(one_of("server", "client"), required=True),
+        "listen": Key(addresses(door_address), required=True),
+        "upstream": Key(addresses(service_address), required=True),
+        "alpn": Key(protocols, "h2"),
+        "connect_timeout": Key(timeout, "10"),
+        "half_close_timeout": Key(timeout, "600"),
+        **TUNNEL_SERVER,
+        **TUNNEL_CLIENT,
     },
 }
 

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.policy import Network, Rule
+from gateway.admission import Admission
+from gateway.policy import Rule
+from gateway.routes import Route
+from gateway.rules import Network
 from gateway.tokens import VerificationKey
 from gateway.upstream import Address, ServerTLS, Upstream
 
@@ -84,8 +87,48 @@ class PostgresListener:
 
 
 @dataclass(frozen=True, slots=True)
+class HTTPSListener:
+    """One `[https:NAME]`. tls, listen, proxy_protocol: as of a PostgresListener.
+
+    head_timeout: seconds for a request's head, from its first byte. body_timeout: in so many seconds the client has to
+    send at least a little more of the body. keepalive_timeout: seconds between two requests.
+    """
+
+    name: str
+    listen: tuple[Address, ...]
+    tls: ServerTLS | None
+    proxy_protocol: tuple[Network, ...] = ()
+    head_timeout: float = 30.0
+    body_timeout: float = 30.0
+    keepalive_timeout: float = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """One `[tunnel:NAME]`.
+
+    tls: of a tunnel that ends its clients' TLS (`mode = server`); None for one that speaks TLS to its upstream
+    (`mode = client`) and listens in plain, on loopback or a Unix socket only. upstream: named `tunnel:NAME`.
+    alpn: what has to be negotiated; empty: nothing. cn, identity: as of a Route; a key is not asked for.
+    half_close_timeout: seconds that one direction may be silent after the other has ended.
+    """
+
+    name: str
+    listen: tuple[Address, ...]
+    tls: ServerTLS | None
+    upstream: Upstream
+    alpn: tuple[bytes, ...]
+    admission: Admission
+    cn: str = "id"
+    identity: str = "cn"
+    half_close_timeout: float = 600.0
+    proxy_protocol: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """Everything the gateway was told. Without any upstream it is for the quickstart to complete.
+    """Everything the gateway was told. Without any upstream it is for the quickstart to complete: a Postgres listener
+    whose `upstream` is in no section, and a route whose upstream has no address.
 
     path: the INI, or None. quickstart_directory: None when there is no INI to stand beside.
     warnings: what is allowed but worth a line in the log.
@@ -100,3 +143,12 @@ class Config:
     postgres: tuple[PostgresListener, ...]
     quickstart_directory: Path | None
     warnings: tuple[str, ...]
+    https: tuple[HTTPSListener, ...] = ()
+    routes: tuple[Route, ...] = ()
+    tunnels: tuple[Tunnel, ...] = ()
+    health: tuple[Address, ...] = ()
+
+    @property
+    def configured(self) -> bool:
+        """Something is to be guarded: this is not for the quickstart."""
+        return bool(self.upstreams or self.tunnels or any(route.upstream.addresses for route in self.routes))

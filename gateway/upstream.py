@@ -48,13 +48,19 @@ def is_ip(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ClientTLS:
-    """How we speak TLS to an upstream. Without `root_certificate`, verifying modes use the system's CAs."""
+    """How we speak TLS to an upstream. Without `root_certificate`, verifying modes use the system's CAs.
+
+    alpn: the protocols to offer, in order of preference.
+    own_keys: the configuration's names for `certificate` and `key`; their problems are told there.
+    """
 
     mode: TLSMode = TLSMode.VERIFY_FULL
     root_certificate: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
     crl: Path | None = None
+    alpn: tuple[bytes, ...] = ()
+    own_keys: tuple[str, str] = field(default=("client_certificate", "client_key"), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import socket
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,33 @@ def test_a_good_client_certificate_is_told_in_der(tmp_path: Path) -> None:
     assert tls_facts(Listener(tmp_path).meet(alice).server).peer_certificate is None, "nobody asked for it"
 
 
+def fingerprints(*authorities: Issued) -> tuple[bytes, ...]:
+    return tuple(sha256(each.certificate.public_bytes(Encoding.DER)).digest() for each in authorities)
+
+
+def test_who_vouches_for_a_client_is_told_from_its_issuer_to_the_root(tmp_path: Path) -> None:
+    middle = make_ca("Middle", CLIENTS)
+    low = make_ca("Low", middle)
+    for issued, issuers in ((issue(CLIENTS), (CLIENTS,)), (issue(low), (low, middle, CLIENTS))):
+        pair = verifying(tmp_path).meet(issued)
+        assert tls_facts(pair.server, issuers=True).peer_issuers == fingerprints(*issuers)
+        assert tls_facts(pair.server).peer_issuers == (), "nobody asked for it"
+
+
+def test_a_certificate_that_is_only_sent_along_vouches_for_nobody(tmp_path: Path) -> None:
+    alice = issue(CLIENTS, "alice")
+    pair = verifying(tmp_path).meet(replace(alice, chain=(CA.certificate, ROGUE.certificate)))
+    assert pair.accepted
+    sent = [each.to_cryptography() for each in pair.server.get_peer_cert_chain() or ()]
+    assert CA.certificate in sent, "the attempt itself does not work"
+    assert tls_facts(pair.server, issuers=True).peer_issuers == fingerprints(CLIENTS)
+
+
+def test_nobody_vouches_for_who_shows_no_certificate(tmp_path: Path) -> None:
+    pair = verifying(tmp_path, client_certificate="optional").meet()
+    assert tls_facts(pair.server, issuers=True).peer_issuers == ()
+
+
 @pytest.mark.parametrize("maximum", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 def test_no_certificate(tmp_path: Path, maximum: int) -> None:
     required = verifying(tmp_path).meet(maximum=maximum)
@@ -643,6 +671,32 @@ def test_only_dns_names_are_sent_as_server_name(host: str, sent: str | None) -> 
     pair = greet(client_context(ClientTLS(TLSMode.REQUIRE)), host)
     assert pair.accepted
     assert tls_facts(pair.server).server_name == sent
+
+
+@pytest.mark.parametrize(
+    ("offer", "theirs", "agreed"),
+    [
+        ((b"h2",), (b"h2",), b"h2"),
+        ((b"x", b"h2"), (b"h2", b"http/1.1"), b"h2"),
+        ((b"h2",), (), b""),
+        ((), (b"h2",), b""),
+    ],
+)
+def test_protocols_are_offered_to_an_upstream(
+    tmp_path: Path, offer: tuple[bytes, ...], theirs: tuple[bytes, ...], agreed: bytes
+) -> None:
+    ours, far = sockets()
+    context = client_context(ClientTLS(TLSMode.REQUIRE, alpn=offer))
+    pair = shake(context.connection(ours, "db.example.org"), Listener(tmp_path, theirs).context.connection(far))
+    assert pair.accepted
+    assert tls_facts(pair.client).alpn == agreed
+
+
+def test_an_upstream_of_another_protocol(tmp_path: Path) -> None:
+    ours, far = sockets()
+    context = client_context(ClientTLS(TLSMode.REQUIRE, alpn=(b"h2",)))
+    pair = shake(context.connection(ours, "db"), Listener(tmp_path, (b"mqtt",)).context.connection(far))
+    assert "no application protocol" in str(pair.client_error)
 
 
 def test_an_old_upstream_is_refused() -> None:
