@@ -1,9 +1,10 @@
 """Bytes both ways between two transports, as fast as the machine can, with bounded memory.
 
 Owns the back-pressure (a side is read only while the other takes what was read: at most one buffer waits), the byte
-counters, and how a relay ends: at the end of a stream, broken, or with a farewell between two messages. A native
-pump can take this class's place: it needs the two sockets, their SSL objects and what is pending, all of which it is
-given here.
+counters, and how a relay ends: at the end of both streams, broken, or with a farewell between two messages. Where the
+end of a stream has a meaning, a `faithful` relay never makes one up: who has not got everything sees a connection that
+broke. A native pump can take this class's place: it needs the two sockets, their SSL objects and what is pending, all
+of which it is given here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from gateway.session.vocabulary import Framing
 _TURNS = 4
 # A read this short has emptied the socket; if not, the poller says so again.
 _SHORT = 16_384
-# When one side has ended, the other may finish what it is saying for so long, and go on while it is being read.
+# When one side has ended, the other may go on while something moves, and is waited for so long when nothing does.
 LINGER_SECONDS = 10.0
 # A patient end wants the session idle for so long: a pipelining client may have more on its way.
 QUIET_SECONDS = 0.05
@@ -34,12 +35,13 @@ def _nothing(_: str) -> None:
 class Pipe:
     """One direction. What it reads is told to its relay, and sent on."""
 
-    __slots__ = ("_relay", "_sink", "_source", "moved", "over")
+    __slots__ = ("_relay", "_sink", "_source", "ended", "moved", "over")
 
     def __init__(self, relay: Relay, source: Transport, sink: Transport) -> None:
         self._relay, self._source, self._sink = relay, source, sink
         self.moved = 0
-        self.over = False
+        # over: nothing more is read. ended: because the source has ended, in order.
+        self.over = self.ended = False
 
     def _shorten(self, size: int) -> int:
         """A farewell is due: how many of the bytes in VIEW are still to be sent on."""
@@ -79,7 +81,7 @@ class Pipe:
                     return
         except EndOfStream:
             source.pause()
-            self.over = True
+            self.over = self.ended = True
             self._relay.over(self)
         except BrokenStream as error:
             self._broken(at, str(error))
@@ -93,6 +95,13 @@ class Pipe:
     def release(self) -> None:
         """The end: while each of them held the other, only the garbage collector would free both."""
         del self._relay
+
+    def start(self) -> None:
+        """What the sink was sent before this comes first."""
+        if self._sink.pending:
+            self._source.pause()
+        else:
+            self.resume()
 
     def resume(self) -> None:
         """The sink has taken everything: go on, first with what the source's TLS already holds."""
@@ -134,7 +143,12 @@ class _Down(Pipe):
 
 
 class Relay:
-    """`ended(reason)` is called exactly once, when nothing is relayed any more; closing may still linger."""
+    """`ended(reason)` is called exactly once, when nothing is relayed any more; closing may still linger.
+
+    linger: once one side has ended in order, the other is ended when nothing has moved for so many seconds (it is
+    looked at only so often: it may take twice as long). faithful: the sides are closed in order only when both have
+    ended in order, and the client also after a farewell; otherwise they are reset.
+    """
 
     __slots__ = (
         "_client",
@@ -142,6 +156,8 @@ class Relay:
         "_done",
         "_down",
         "_ended",
+        "_faithful",
+        "_linger",
         "_looking",
         "_reason",
         "_timer",
@@ -153,10 +169,17 @@ class Relay:
     )
 
     def __init__(
-        self, clock: Any, client: Transport, upstream: Transport, framing: Framing | None, ended: Callable[[str], None]
+        self,
+        clock: Any,
+        client: Transport,
+        upstream: Transport,
+        framing: Framing | None,
+        ended: Callable[[str], None],
+        linger: float = LINGER_SECONDS,
+        faithful: bool = False,
     ) -> None:
         self._clock, self._client, self._upstream, self.framing = clock, client, upstream, framing
-        self._ended = ended
+        self._ended, self._linger, self._faithful = ended, linger, faithful
         self._up, self._down = _Up(self, client, upstream), _Down(self, upstream, client)
         self.farewell: bytes | None = None
         self.patient = self._done = False
@@ -183,7 +206,7 @@ class Relay:
             self._upstream.write(to_upstream)
         for pipe in (self._up, self._down):
             if not self._done:
-                pipe.resume()
+                pipe.start()
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -218,13 +241,15 @@ class Relay:
         self._looking = None
         framing = self.framing
         idle = framing is None or framing.idle
-        if idle and moved == self.sent + self.received and not self._client.pending:
+        if idle and moved == self.sent + self.received and not (self._client.pending or self._upstream.pending):
             self._leave()
         else:
             self.take_leave()
 
     def _leave(self) -> bool:
-        self._client.write(self.farewell or b"")
+        if self.farewell:
+            self._client.write(self.farewell)
+            self._client.close()  # it says itself that this is the end, which is then in order
         self._finish(self._reason)
         return True
 
@@ -249,17 +274,25 @@ class Relay:
             reason, sink = "the upstream closed the connection", self._client
         self._reason = self._reason or reason
         if self._up.over and self._down.over:
-            self._finish(self._reason)
+            self._finish(self._reason, whole=self._up.ended and self._down.ended)
             return
         sink.end()
-        if self._timer is None:
-            self._timer = self._clock.callLater(LINGER_SECONDS, self._lingered, sink, sink.pending)
+        self._wait()
 
-    def _lingered(self, sink: Transport, pending: int) -> None:
-        if 0 < sink.pending < pending:
-            self._timer = self._clock.callLater(LINGER_SECONDS, self._lingered, sink, sink.pending)
-        else:
+    def _wait(self) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._linger, self._waited, self._state())
+
+    def _waited(self, state: tuple[int, ...]) -> None:
+        self._timer = None
+        if state == self._state():
             self._finish(self._reason)
+        else:
+            self._wait()
+
+    def _state(self) -> tuple[int, ...]:
+        """Different whenever something has moved."""
+        return self.sent, self.received, self._client.pending, self._upstream.pending
 
     def deaf(self, pipe: Pipe, sink: Transport, reason: str) -> None:
         """The sink takes no more. What an upstream said before that, such as why, the client still hears.
@@ -272,8 +305,7 @@ class Relay:
         self._reason = self._reason or f"the upstream's connection broke: {reason}"
         pipe.over = True
         self._client.pause()
-        if self._timer is None:
-            self._timer = self._clock.callLater(LINGER_SECONDS, self._lingered, self._client, self._client.pending)
+        self._wait()
 
     def lost(self, transport: Transport, reason: str) -> None:
         """That side broke."""
@@ -281,8 +313,8 @@ class Relay:
         transport.abort()
         self._finish(self._reason or f"the {side}'s connection broke: {reason}")
 
-    def _finish(self, reason: str) -> None:
-        """What the client has not taken yet is still sent to it, as `close` does; the upstream needs nothing more."""
+    def _finish(self, reason: str, whole: bool = False) -> None:
+        """What a side has not taken yet is still sent to it for a moment, as `close` does."""
         if self._done:
             return
         self._done = True
@@ -290,8 +322,9 @@ class Relay:
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
-        self._client.close()
-        self._upstream.close()
+        broken = self._faithful and not whole
+        self._client.close(broken)
+        self._upstream.close(broken)
         ended, self._ended = self._ended, _nothing
         ended(reason)
         self._up.release()

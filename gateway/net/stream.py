@@ -230,9 +230,16 @@ class RawTLSStream(TLSStream):
         raise self._broken(error)
 
     def write(self, size: int) -> int:
+        return self._write(_BUFFER, size)
+
+    def send(self, data: bytes | memoryview) -> int:
+        return self._write(_ffi.from_buffer(data), len(data))
+
+    def _write(self, data: Any, size: int) -> int:
+        """From where that array of C's is: nothing is copied but into the records."""
         sent = 0
         while sent < size:
-            result = _lib.SSL_write(self._ssl, _BUFFER + sent, size - sent)
+            result = _lib.SSL_write(self._ssl, data + sent, size - sent)
             if result <= 0:
                 error = _lib.SSL_get_error(self._ssl, result)
                 if error in (_lib.SSL_ERROR_WANT_WRITE, _lib.SSL_ERROR_WANT_READ):

@@ -1,19 +1,22 @@
 """One connection to a peer: a non-blocking socket that can be sniffed, become TLS, be written to, and be closed in
-order.
+order, or be seen to break.
 
-Owns the socket and what could not be sent yet. What is received goes to an owner (the driver) until the relay takes
-over.
+Owns the socket and what could not be sent yet. What is received goes to an owner (the driver, or the pool) until the
+relay takes over.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from fcntl import ioctl
+from typing import Any
 
 from OpenSSL import SSL
 
+from gateway.net.owner import NOBODY, Owner
 from gateway.net.poller import READ, WRITE, Poller
 from gateway.net.stream import SIZE, VIEW, BrokenStream, ClosedStream, EndOfStream, PlainStream, Stream, tls_stream
 
@@ -22,18 +25,11 @@ from gateway.net.stream import SIZE, VIEW, BrokenStream, ClosedStream, EndOfStre
 LINGER_SECONDS = 2.0
 # And it may send so much more, unread, in that time.
 LINGER_BYTES = 1_048_576
-
-
-class Owner(Protocol):
-    """Who is told. Never called again after `lost`."""
-
-    def sniffed(self, _: Transport, first: bytes) -> None: ...
-
-    def received(self, transport: Transport, data: bytes) -> None: ...
-
-    def secured(self, transport: Transport) -> None: ...
-
-    def lost(self, transport: Transport, reason: str) -> None: ...
+# How often it is looked whether the system has sent everything, so that a reset destroys nothing here.
+_LOOK_SECONDS = 0.1
+# linux/sockios.h: how many bytes of a socket were not sent at all yet; and socket(7): close with a reset.
+_SIOCOUTQNSD = 0x894B
+_RESET = struct.pack("ii", 1, 0)
 
 
 def _nothing() -> None:
@@ -44,6 +40,7 @@ class Transport:
     """clock: Twisted's IReactorTime, for the lingering close only."""
 
     __slots__ = (
+        "_broken",
         "_clock",
         "_closing",
         "_fd",
@@ -58,7 +55,9 @@ class Transport:
         "_sock",
         "closed",
         "connection",
+        "ended",
         "on_readable",
+        "pending",
         "stream",
     )
 
@@ -68,13 +67,15 @@ class Transport:
         self._fd = sock.fileno()
         self._interest = 0
         self._pending = bytearray()
-        self._closing = False
+        self.pending = 0  # bytes that the peer has not taken yet
+        self._broken = self._closing = False
         self._linger: Any = None
         self._limit = SIZE
         self.on_readable: Callable[[], None] = self._receive
         self._on_drained: Callable[[], None] = _nothing
         self._on_closed: Callable[[], None] = _nothing
         self.closed = False
+        self.ended = False  # the owner was told `lost` because the peer has ended in order
         self.connection: SSL.Connection | None = None
         self.stream: Stream = PlainStream(sock)
 
@@ -88,15 +89,18 @@ class Transport:
         """Leave what comes on the socket."""
         self._want(self._interest & ~READ)
 
+    def proceed(self) -> None:
+        """Read again after a pause, first what the stream holds and no event will tell of."""
+        if self._interest & READ or self._closing:
+            return
+        self.resume()
+        if self.stream.unread:
+            self.on_readable()
+
     def _want(self, interest: int) -> None:
         if interest != self._interest and not self.closed:
             self._interest = interest
             self._poller.watch(self._fd, self, interest)
-
-    @property
-    def pending(self) -> int:
-        """Bytes that the peer has not taken yet."""
-        return len(self._pending)
 
     def blocked(self) -> None:
         """The stream was read and had nothing: if it has to write first, wait for that."""
@@ -134,7 +138,7 @@ class Transport:
             self._lost(error.strerror or str(error))
             return
         if not first:
-            self._lost("the peer closed the connection")
+            self._ended()
             return
         self.on_readable = self._receive
         self._owner.sniffed(self, first)
@@ -150,7 +154,7 @@ class Transport:
         except BlockingIOError:
             return
         except EndOfStream:
-            self._lost("the peer closed the connection")
+            self._ended()
             return
         except (BrokenStream, OSError) as error:
             self._lost(str(error))
@@ -210,10 +214,13 @@ class Transport:
             return
         if not self._pending:
             try:
-                data = data[self.stream.send(data) :]
+                sent = self.stream.send(data)
             except BrokenStream as error:
                 self._lost(str(error))
                 return
+            if sent == len(data):
+                return
+            data = data[sent:]
         self._keep(data)
 
     def push(self, size: int) -> bool:
@@ -230,15 +237,17 @@ class Transport:
     def _keep(self, data: bytes) -> None:
         if data:
             self._pending += data
+            self.pending = len(self._pending)
             self._want(self._interest | WRITE)
 
     def _flush(self) -> None:
         try:
             while self._pending:
-                sent = self.stream.send(bytes(self._pending[:SIZE]))
+                sent = self.stream.send(bytes(memoryview(self._pending)[:SIZE]))
                 if not sent:
                     return
                 del self._pending[:sent]
+                self.pending = len(self._pending)
         except BrokenStream as error:
             self._lost(str(error))
             return
@@ -248,6 +257,33 @@ class Transport:
             self._finish()
         else:
             self._on_drained()
+
+    def when_drained(self, drained: Callable[[], None]) -> None:
+        """Call that from now on whenever everything pending was sent; once too often does no harm."""
+        self._on_drained = drained
+
+    # --- the owner --------------------------------------------------------------------------------------------------
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is on its way in either direction as far as we can see, not even the end."""
+        if self._closing or self._pending or self.stream.unread:
+            return False
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:  # it broke, or is closed
+            return False
+        return False
+
+    def adopt(self, owner: Owner) -> None:
+        """From now on `owner` is told, in the ordinary way. Not while something is pending: whose would it be?"""
+        assert not self._pending
+        assert not self._closing
+        self._owner = owner
+        self.on_readable = self._receive
+        self._on_drained = _nothing
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -269,12 +305,16 @@ class Transport:
         with suppress(OSError):  # the peer is gone already: reading will tell
             self._sock.shutdown(socket.SHUT_WR)
 
-    def close(self) -> None:
-        """Send what is pending, end in order, give the peer a moment to read it. The owner hears nothing more."""
+    def close(self, broken: bool = False) -> None:
+        """Send what is pending, end in order, give the peer a moment to read it. The owner hears nothing more.
+
+        broken: that was not all, and the peer must not think so: no close_notify, and a reset in place of a FIN. It
+        may destroy what the peer has not read yet. A Unix socket knows no reset: there only TLS tells the difference.
+        """
         if self.closed or self._closing:
             return
-        self._closing = True
-        self._owner = _NOBODY
+        self._closing, self._broken = True, broken
+        self._owner = NOBODY
         self._linger = self._clock.callLater(LINGER_SECONDS, self.abort)
         self._limit = LINGER_BYTES
         self.stream.wants_write = False
@@ -283,9 +323,22 @@ class Transport:
             self._finish()
 
     def _finish(self) -> None:
+        if self._broken:
+            self.pause()
+            self._reset(self._linger.getTime())
+            return
         self._end_now()
         self.resume()
         self._discard()
+
+    def _reset(self, latest: float) -> None:
+        """Once the system has sent everything, for a reset destroys what it has not."""
+        if self._clock.seconds() >= latest or not _unsent(self._sock):
+            self.abort()
+            return
+        if self._linger.active():
+            self._linger.cancel()
+        self._linger = self._clock.callLater(_LOOK_SECONDS, self._reset, latest)
 
     def _discard(self) -> None:
         """Read and forget, straight from the socket: nothing of it is decrypted any more."""
@@ -310,10 +363,12 @@ class Transport:
             self._on_closed = closed
 
     def abort(self) -> None:
-        """Close at once; what is pending is lost. The owner hears nothing more."""
+        """Close at once; what is pending is lost, and the connection reset for it. The owner hears nothing more."""
         if self.closed:
             return
         self._want(0)
+        if self._broken or self._pending:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.closed = True
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
@@ -321,11 +376,16 @@ class Transport:
         self.stream = ClosedStream()
         # These hold the transport itself: without this only the garbage collector would free it.
         self.on_readable = self._on_drained = _nothing
-        self._owner = _NOBODY
+        self._owner = NOBODY
         self._linger = None
         self._pending = bytearray()
+        self.pending = 0  # bytes that the peer has not taken yet
         closed, self._on_closed = self._on_closed, _nothing
         closed()
+
+    def _ended(self) -> None:
+        self.ended = True
+        self._lost("the peer closed the connection")
 
     def _lost(self, reason: str) -> None:
         if self.closed:
@@ -335,16 +395,8 @@ class Transport:
         owner.lost(self, reason)
 
 
-class _Nobody:
-    """The owner of a transport that is being closed."""
-
-    def sniffed(self, _: Transport, first: bytes) -> None: ...
-
-    def received(self, transport: Transport, data: bytes) -> None: ...
-
-    def secured(self, transport: Transport) -> None: ...
-
-    def lost(self, transport: Transport, reason: str) -> None: ...
-
-
-_NOBODY = _Nobody()
+def _unsent(sock: socket.socket) -> bool:
+    """Whether the system still holds bytes that a reset would destroy. A Unix socket's are at the peer's already."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    return any(ioctl(sock, _SIOCOUTQNSD, bytes(4)))

@@ -63,6 +63,8 @@ class Splice:
         framing: Framing | None = None,
         buffer: int = 0,
         pair: Callable[[int], tuple[socket.socket, socket.socket]] = unix_pair,
+        linger: float = LINGER_SECONDS,
+        faithful: bool = False,
     ) -> None:
         self.reactor, self.ended = reactor, list[str]()
         owner = Owner()
@@ -81,7 +83,9 @@ class Splice:
             self.upstream_side.start_tls(authority.as_client)
             reactor.until(lambda: self.upstream.secured, self.upstream.step)
         reactor.settle()
-        self.relay = owner.relay = Relay(reactor, self.client_side, self.upstream_side, framing, self.ended.append)
+        self.relay = owner.relay = Relay(
+            reactor, self.client_side, self.upstream_side, framing, self.ended.append, linger, faithful
+        )
 
     def start(self, ahead: bytes = b"") -> Splice:
         self.relay.start(ahead)
@@ -89,6 +93,10 @@ class Splice:
 
     def until(self, true: Callable[[], object]) -> None:
         self.reactor.until(true, self.client.play, self.upstream.play)
+
+    def wait(self, true: Callable[[], object]) -> None:
+        """The same, while time goes by: a reset waits for the system to have sent everything."""
+        self.reactor.until(true, self.client.play, self.upstream.play, lambda: self.reactor.advance(0.01))
 
     def say(self, data: bytes) -> None:
         """The upstream says it, and the client hears it."""
@@ -234,8 +242,9 @@ def test_who_always_has_more_takes_no_turn_of_others(splice: Make, unread: bool,
 
 @pytest.mark.parametrize("tls", TLS)
 @pytest.mark.parametrize("size", [0, 10, 5_000, 300_000])
-def test_the_client_ends_and_still_gets_its_answer(splice: Make, tls: str, size: int):
-    one = splice(tls=tls).start()
+@pytest.mark.parametrize("faithful", [False, True])
+def test_the_client_ends_and_still_gets_its_answer(splice: Make, tls: str, size: int, faithful: bool):
+    one = splice(tls=tls, faithful=faithful, pair=tcp_pair).start()
     one.client.write(b"q" * size)
     one.until(lambda: not one.client.outbox)
     one.client.finish()
@@ -250,6 +259,21 @@ def test_the_client_ends_and_still_gets_its_answer(splice: Make, tls: str, size:
     assert one.client.end == "eof"
     assert one.client.data == b"last words" * 30_000
     assert one.ended == ["the client closed the connection"]
+
+
+@pytest.mark.parametrize("tls", TLS)
+@pytest.mark.parametrize("faithful", [False, True])
+def test_the_upstream_ends_and_still_hears_the_client(splice: Make, tls: str, faithful: bool):
+    one = splice(tls=tls, faithful=faithful, pair=tcp_pair).start()
+    one.say(b"greeting")
+    one.upstream.finish()
+    one.until(lambda: one.client.end)
+    one.ask(b"q" * 300_000)
+    assert one.ended == []
+    one.client.finish()
+    one.until(lambda: one.upstream.end)
+    assert (one.client.end, one.upstream.end) == ("eof", "eof")
+    assert one.ended == ["the upstream closed the connection"]
 
 
 @pytest.mark.parametrize("tls", TLS)
@@ -312,10 +336,13 @@ def test_a_slow_upstream_that_reads_is_waited_for(splice: Make):
     assert one.upstream.end == "eof"
 
 
-def test_an_upstream_that_stops_reading_is_not_waited_for(splice: Make):
-    one = splice(buffer=4096)
+def test_a_client_that_ends_and_stops_reading_is_not_waited_for(splice: Make):
+    one = splice(buffer=4096).start()
     one.client.finish()
-    one.start(b"q" * 60_000)
+    one.upstream.outbox += b"r" * 60_000
+    one.reactor.until(lambda: one.client_side.pending, one.upstream.step)
+    one.reactor.advance(LINGER_SECONDS)
+    assert one.ended == []  # something has moved since
     one.reactor.advance(LINGER_SECONDS)
     assert one.ended == ["the client closed the connection"]
 
@@ -346,12 +373,63 @@ def test_the_other_side_has_so_long_to_end_too(splice: Make, first: str):
     assert one.both_closed()
 
 
+@pytest.mark.parametrize("first", ["client", "upstream"])
+def test_half_ended_it_lives_while_something_moves(splice: Make, first: str):
+    one = splice().start()
+    (one.client if first == "client" else one.upstream).finish()
+    one.reactor.settle()
+    for _ in range(20):
+        one.reactor.advance(LINGER_SECONDS * 0.9)
+        assert one.ended == []
+        if first == "client":
+            one.say(b"x")
+        else:
+            one.ask(b"x")
+    one.reactor.pump([LINGER_SECONDS, LINGER_SECONDS])
+    assert one.ended == [f"the {first} closed the connection"]
+
+
+@pytest.mark.parametrize("first", ["client", "upstream"])
+def test_half_ended_it_lives_while_it_is_being_read(splice: Make, first: str):
+    one = splice(buffer=4096).start()
+    if first == "client":
+        reader, side, writer = one.client, one.client_side, one.upstream
+    else:
+        reader, side, writer = one.upstream, one.upstream_side, one.client
+    reader.finish()
+    one.reactor.settle()
+    writer.write(b"r" * 60_000)
+    one.reactor.until(lambda: side.pending, writer.step)
+    one.reactor.advance(LINGER_SECONDS)
+    while writer.outbox or side.pending:
+        before = side.pending, one.relay.sent + one.relay.received
+        while before == (side.pending, one.relay.sent + one.relay.received):
+            reader.read(500)
+            writer.step()
+            one.reactor.settle()
+        one.reactor.advance(LINGER_SECONDS)
+        assert one.ended == []
+    one.until(lambda: len(reader.data) == 60_000)
+
+
+@pytest.mark.parametrize("linger", [1.0, 500.0])
+def test_how_long_it_lingers_can_be_said(splice: Make, linger: float):
+    one = splice(linger=linger).start()
+    one.client.finish()
+    one.reactor.settle()
+    one.reactor.advance(linger - 0.1)
+    assert one.ended == []
+    one.reactor.advance(0.2)
+    assert one.ended == ["the client closed the connection"]
+
+
 def test_a_reset_of_the_client_ends_the_upstream(splice: Make):
     one = splice(pair=tcp_pair).start()
     reset(one.client.sock)
     one.reactor.until(lambda: one.ended)
     assert one.ended == ["the client's connection broke: Connection reset by peer"]
     one.reactor.until(lambda: one.upstream.end, one.upstream.play)
+    assert one.upstream.end == "eof"
 
 
 @pytest.mark.parametrize("tls", ["upstream", "client, upstream"])
@@ -422,6 +500,129 @@ def test_the_upstream_breaks_at_what_was_sent_ahead(splice: Make):
     one.start(b"ahead")
     one.reactor.settle()
     assert one.ended[0].startswith("the upstream's connection broke: ")
+
+
+# --- what was sent before the start --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tls", TLS)
+def test_what_waited_before_the_start_comes_first_and_nothing_is_read_for_it(splice: Make, tls: str):
+    """The head of a 101 and the first frames, to a side that takes them slowly."""
+    one = splice(tls=tls, buffer=4096)
+    one.client_side.write(b"h" * 50_000)
+    one.upstream_side.write(b"H" * 50_000)
+    waiting = one.client_side.pending, one.upstream_side.pending
+    one.upstream.write(b"d" * 20_000)
+    one.client.write(b"u" * 20_000)
+    one.start(b"ahead")
+    one.reactor.settle()
+    assert (one.client_side.pending, one.upstream_side.pending) == (waiting[0], waiting[1] + 5)
+    one.until(lambda: len(one.client.data) == 70_000 and len(one.upstream.data) == 70_005)
+    assert one.client.data == b"h" * 50_000 + b"d" * 20_000
+    assert one.upstream.data == b"H" * 50_000 + b"ahead" + b"u" * 20_000
+    assert (one.relay.sent, one.relay.received) == (20_005, 20_000)
+
+
+# --- faithful: a side that broke is never passed on as one that ended ----------------------------------------------
+
+
+def break_off(peer: Peer) -> None:
+    """Plain: a reset. TLS: a FIN without close_notify (RFC 8446, 6.1)."""
+    if peer.tls:
+        peer.sock.shutdown(socket.SHUT_WR)
+    else:
+        reset(peer.sock)
+
+
+@pytest.mark.parametrize("tls", TLS)
+@pytest.mark.parametrize("first", ["client", "upstream"])
+@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+def test_who_breaks_is_passed_on_as_broken(splice: Make, tls: str, first: str, faithful: bool, half: bool):
+    """half: the other has ended its own stream in order before that."""
+    one = splice(tls=tls, faithful=faithful, pair=tcp_pair).start()
+    one.say(b"r" * 100_000)
+    one.ask(b"q" * 100_000)
+    breaks, other = (one.client, one.upstream) if first == "client" else (one.upstream, one.client)
+    if half:
+        other.finish()
+        one.until(lambda: breaks.end)
+    break_off(breaks)
+    one.wait(lambda: other.end)
+    assert other.end == ("cut" if faithful else "eof")
+    assert other.data == (b"q" if first == "client" else b"r") * 100_000
+    assert len(one.ended) == 1
+
+
+def test_without_tls_between_them_the_reset_goes_through(splice: Make):
+    """And not a FIN, which a plain client would take for the end."""
+    one = splice(tls="upstream", faithful=True, pair=tcp_pair).start()
+    one.upstream.sock.shutdown(socket.SHUT_WR)
+    one.reactor.until(lambda: one.ended)
+    with pytest.raises(ConnectionResetError):
+        one.client.sock.recv(1)
+
+
+def test_what_waits_is_sent_before_the_reset(splice: Make):
+    """The upstream breaks while neither takes what the other says."""
+    one = splice(faithful=True, pair=tcp_pair, buffer=4096).start()
+    one.upstream.outbox += b"r" * 1_000_000
+    one.client.outbox += b"q" * 1_000_000
+    one.reactor.until(lambda: one.client_side.pending and one.upstream_side.pending, one.client.step, one.upstream.step)
+    reset(one.upstream.sock)
+    one.reactor.until(lambda: one.ended)
+    assert one.client_side.pending
+    while not one.client.end:
+        one.client.read()
+        one.reactor.settle()
+        if not one.client_side.pending:
+            one.reactor.advance(0.1)
+    assert one.client.end == "cut"
+    assert len(one.client.data) == one.relay.received
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+def test_an_upstream_that_takes_no_more_was_not_told_everything(splice: Make, faithful: bool):
+    """Whatever it said before that, and although it ends: the client must not think that it was heard."""
+    one = splice(tls="client", faithful=faithful).start()
+    one.upstream.write(b"no more")
+    one.upstream.sock.close()
+    one.client.write(b"q" * 1_000)
+    one.client_side.on_readable()
+    one.client_side.on_readable()
+    assert one.ended == []
+    one.until(lambda: one.client.end)
+    assert one.client.data == b"no more"
+    assert one.client.end == ("cut" if faithful else "eof")
+
+
+@pytest.mark.parametrize("tls", TLS)
+@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("how", ["silence", "cut", "finish", "patient"])
+def test_an_end_of_ours_is_not_the_end_of_the_stream(splice: Make, tls: str, faithful: bool, how: str):
+    one = splice(tls=tls, faithful=faithful, pair=tcp_pair).start()
+    if how == "silence":
+        one.client.finish()
+        one.until(lambda: one.upstream.end)
+        one.reactor.advance(LINGER_SECONDS)
+    elif how == "cut":
+        one.relay.cut("expired")
+    else:
+        one.relay.finish(b"", "expired", how == "patient", GRACE)
+        one.reactor.advance(QUIET_SECONDS)
+    assert len(one.ended) == 1
+    one.wait(lambda: one.client.end and one.upstream.end)
+    assert one.client.end == ("cut" if faithful else "eof")
+    assert one.upstream.end == ("cut" if faithful and how != "silence" else "eof")
+
+
+def test_a_farewell_ends_the_clients_stream_in_order(splice: Make):
+    """It says itself that this is the end; the upstream was told nothing."""
+    one = splice(tls="client", faithful=True, pair=tcp_pair).start()
+    one.relay.finish(FATAL, "expired", False, GRACE)
+    one.wait(lambda: one.client.end and one.upstream.end)
+    assert one.client.data == FATAL
+    assert (one.client.end, one.upstream.end) == ("eof", "cut")
 
 
 # --- farewells -----------------------------------------------------------------------------------------------------
@@ -736,6 +937,37 @@ def test_without_framing_the_patient_wait_for_quiet(splice: Make):
     assert one.ended == ["shutdown"]
 
 
+def test_the_patient_wait_for_a_slow_upstream(splice: Make):
+    one = splice(buffer=4096).start()
+    one.client.outbox += b"q" * 60_000
+    one.reactor.until(lambda: one.upstream_side.pending, one.client.step)
+    while one.client.outbox:
+        one.client.step()
+        one.reactor.settle()
+        one.upstream.read(1_000)
+    one.relay.finish(b"", "shutdown", patient=True, grace=GRACE)
+    while one.upstream_side.pending:
+        one.reactor.pump([QUIET_SECONDS] * 3)
+        assert one.ended == []
+        one.upstream.read(1_000)
+        one.reactor.settle()
+    one.reactor.pump([QUIET_SECONDS] * 2)
+    assert one.ended == ["shutdown"]
+
+
+def test_who_has_ended_while_a_farewell_is_due_has_the_whole_grace(busy: Splice):
+    busy.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
+    busy.client.finish()
+    busy.reactor.settle()
+    busy.reactor.pump([GRACE / 10] * 9)
+    assert busy.ended == []
+    assert len(busy.reactor.getDelayedCalls()) == 1
+    busy.say(row(10) + READY)
+    busy.reactor.advance(QUIET_SECONDS)
+    busy.until(lambda: busy.client.end)
+    assert busy.client.data == READY + row(10) + READY + FATAL
+
+
 def test_the_client_leaves_while_a_farewell_is_due(busy: Splice):
     busy.relay.finish(FATAL, "shutdown", patient=True, grace=GRACE)
     busy.client.sock.close()
@@ -780,11 +1012,11 @@ STEPS: dict[str, Callable[[Splice], object]] = {
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=st.lists(st.sampled_from(sorted(STEPS)), max_size=25), narrow=st.booleans())
-def test_it_ends_exactly_once_whatever_happens(steps: list[str], narrow: bool):
+@given(steps=st.lists(st.sampled_from(sorted(STEPS)), max_size=25), narrow=st.booleans(), faithful=st.booleans())
+def test_it_ends_exactly_once_whatever_happens(steps: list[str], narrow: bool, faithful: bool):
     reactor = ManualReactor()
     poller = Poller(reactor)
-    one = Splice(reactor, poller, framing=BackendFraming(), buffer=4096 if narrow else 0).start()
+    one = Splice(reactor, poller, framing=BackendFraming(), buffer=4096 if narrow else 0, faithful=faithful).start()
     for step in steps:
         try:
             STEPS[step](one)

@@ -6,6 +6,7 @@ import importlib.util
 import random
 import re
 import socket
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -294,6 +295,75 @@ def test_a_full_socket_is_gone_on_with_where_it_stopped(kind: type[TLSStream], a
     while len(peer.data) < len(data):
         peer.read()
     assert peer.data == data
+
+
+def test_what_is_sent_is_not_copied(authority: Authority):
+    stream, _ = connect(RawTLSStream, authority)
+    data = bytes(30_000_000)
+    tracemalloc.start()
+    try:
+        sent = stream.send(data)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 16_384 < sent < len(data)
+    assert most < 100_000
+
+
+def test_any_bytes_can_be_sent(link: Link):
+    stream, peer = link
+    assert stream.send(b"") == 0
+    assert stream.send(memoryview(b"..part..")[2:-2]) == 4
+    peer.read()
+    assert peer.data == b"part"
+
+
+@pytest.fixture(params=["TLS1_2_VERSION", "TLS1_3_VERSION"])
+def half(request: pytest.FixtureRequest, kind: type[TLSStream], authority: Authority) -> Link:
+    """A link of that version."""
+    near, far = unix_pair()
+    near.setblocking(False)
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_max_proto_version(getattr(SSL, request.param))
+    connection = SSL.Connection(context, far)
+    connection.set_connect_state()
+    peer = Peer(far)
+    peer.secure(connection)
+    stream = kind(authority.as_server(near))
+    while not (stream.handshake() and peer.secured):
+        peer.step()
+    assert connection.get_protocol_version() == getattr(SSL, request.param)
+    return stream, peer
+
+
+def test_who_has_said_the_end_still_hears(half: Link):
+    """RFC 8446, 6.1: close_notify ends one direction. Also in TLS 1.2, where both of us have to want it so."""
+    stream, peer = half
+    assert stream.finish()
+    stream.connection.sock_shutdown(socket.SHUT_WR)
+    peer.read()
+    assert peer.end == "eof"
+    for size in (1, 20_000, SIZE):
+        peer.write(b"y" * size)
+        assert collect(stream, size) == b"y" * size
+    peer.finish()
+    assert outcome(stream) == "end"
+
+
+def test_who_has_heard_the_end_still_speaks(half: Link):
+    stream, peer = half
+    peer.finish()
+    assert outcome(stream) == "end"
+    for size in (1, 20_000, SIZE):
+        before = len(peer.data)
+        assert stream.send(b"x" * size) == size
+        VIEW[:3] = b"abc"
+        assert stream.write(3) == 3
+        peer.read()
+        assert peer.data[before:] == b"x" * size + b"abc"
+    assert stream.finish()
+    peer.read()
+    assert peer.end == "eof"
 
 
 def test_finishing_waits_for_room(kind: type[TLSStream], authority: Authority):

@@ -367,6 +367,131 @@ def test_half_close_when_there_is_no_room_to_say_so(narrow: Line, authority: Aut
         sock.close()
 
 
+def test_who_asks_is_told_whenever_all_is_sent(narrow: Line):
+    told: list[int] = []
+    narrow.transport.when_drained(lambda: told.append(narrow.transport.pending))
+    narrow.transport.write(b"x" * 50_000)
+    narrow.reactor.settle()
+    assert told == []
+    for times in (1, 2):
+        narrow.until(lambda: not narrow.transport.pending)
+        assert told == [0] * times
+        narrow.transport.write(b"y" * 50_000)
+        assert narrow.transport.pending
+
+
+# --- another owner -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_handed_over_it_tells_the_new_owner(line: Line, authority: Authority, encrypted: bool):
+    if encrypted:
+        line.secure(authority)
+    line.transport.relay(lambda: pytest.fail("read for the relay"), lambda: pytest.fail("told the relay"))
+    second = Recorder()
+    line.transport.adopt(second)
+    line.peer.write(b"hello")
+    line.transport.write(b"x" * 1_000_000)
+    line.until(lambda: second.data and not line.transport.pending)
+    assert second.data == b"hello"
+    line.peer.finish()
+    line.until(lambda: second.reason)
+    assert (line.owner.data, line.owner.reason) == (b"", None)
+
+
+@pytest.mark.parametrize("what", ["pending", "closing"])
+def test_with_something_under_way_it_is_not_handed_over(narrow: Line, what: str):
+    if what == "pending":
+        narrow.transport.write(b"x" * 50_000)
+    else:
+        narrow.transport.close()
+    with pytest.raises(AssertionError):
+        narrow.transport.adopt(Recorder())
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("what", ["nothing", "byte", "end", "reset", "pending", "closing", "closed"])
+def test_at_rest_is_who_has_nothing_on_its_way(tcp: Line, authority: Authority, encrypted: bool, what: str):
+    """Without a turn of the poller: what has come is seen at once."""
+    if encrypted:
+        tcp.secure(authority)
+        tcp.reactor.settle()
+    assert tcp.transport.at_rest
+    if what == "byte":
+        tcp.peer.write(b"x")
+    elif what == "end":
+        tcp.peer.finish()
+    elif what == "reset":
+        reset(tcp.peer.sock)
+    elif what == "pending":
+        while not tcp.transport.pending:
+            tcp.transport.write(b"x" * 1_000_000)
+    elif what == "closing":
+        tcp.transport.close()
+    elif what == "closed":
+        tcp.transport.abort()
+    if what in ("byte", "end", "reset"):
+        select.select([tcp.transport._sock], [], [], 5)
+    assert tcp.transport.at_rest is (what == "nothing")
+
+
+def test_who_has_an_end_that_openssl_has_already_read_is_not_at_rest(line: Line, authority: Authority):
+    line.secure(authority)
+    line.transport.pause()
+    line.peer.write(b"x" * 5_000)
+    assert line.peer.tls
+    line.peer.tls.shutdown()
+    assert line.transport.stream.read() == 5_000
+    assert not line.transport.at_rest
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("how", ["end", "cut"])
+def test_the_owner_can_tell_an_end_from_a_cut(tcp: Line, authority: Authority, encrypted: bool, how: str):
+    if encrypted:
+        tcp.secure(authority)
+    tcp.transport.resume()
+    if how == "end":
+        tcp.peer.finish()
+    else:
+        reset(tcp.peer.sock)
+    tcp.reactor.until(lambda: tcp.owner.reason)
+    assert tcp.transport.ended is (how == "end")
+
+
+def test_who_leaves_before_the_first_byte_has_ended_in_order(line: Line):
+    line.transport.sniff()
+    line.peer.sock.close()
+    line.reactor.settle()
+    assert line.transport.ended
+
+
+def test_to_proceed_is_to_read_what_openssl_holds_first(line: Line, authority: Authority):
+    """No event tells of it."""
+    line.secure(authority)
+    line.transport.pause()
+    line.peer.write(b"x" * 5_000)
+    assert line.peer.tls
+    line.peer.tls.shutdown()
+    assert line.transport.stream.read() == 5_000
+    line.transport.resume()
+    line.reactor.settle()
+    line.transport.proceed()
+    assert line.owner.reason is None  # it is being read, so who reads goes on by itself
+    line.transport.pause()
+    line.transport.proceed()
+    assert line.owner.reason == "the peer closed the connection"
+
+
+def test_to_proceed_is_to_hear_of_what_came_meanwhile(line: Line):
+    line.transport.pause()
+    line.peer.write(b"meanwhile")
+    line.transport.proceed()
+    assert line.owner.data == b""
+    line.reactor.settle()
+    assert line.owner.data == b"meanwhile"
+
+
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
@@ -388,6 +513,122 @@ def test_a_farewell_arrives_although_input_is_unread(tcp: Line, authority: Autho
     tcp.peer.sock.close()
     tcp.reactor.until(lambda: tcp.transport.closed)
     assert tcp.reactor.getDelayedCalls() == []
+
+
+def ciphertext_end(peer: Peer) -> str:
+    """How TCP itself ended, below TLS."""
+    try:
+        while peer.sock.recv(SIZE):
+            pass
+    except ConnectionResetError:
+        return "reset"
+    return "fin"
+
+
+def test_broken_is_a_reset_behind_what_was_said(tcp: Line):
+    tcp.peer.write(b"unread")
+    tcp.transport.write(b"half of it")
+    tcp.transport.close(broken=True)
+    assert tcp.transport.closed
+    tcp.until(lambda: tcp.peer.end)
+    assert tcp.peer.data == b"half of it"
+    assert tcp.peer.end == "cut"
+    assert tcp.owner.reason is None
+    assert tcp.reactor.getDelayedCalls() == []
+
+
+def test_broken_has_no_close_notify(tcp: Line, authority: Authority):
+    tcp.secure(authority)
+    tcp.transport.write(b"half of it")
+    tcp.until(lambda: tcp.peer.data)
+    tcp.transport.close(broken=True)
+    assert ciphertext_end(tcp.peer) == "reset"
+
+
+def test_broken_on_a_unix_socket_has_no_close_notify(line: Line, authority: Authority):
+    line.secure(authority)
+    line.transport.write(b"half of it")
+    line.transport.close(broken=True)
+    assert line.transport.closed
+    line.peer.read()
+    assert line.peer.data == b"half of it"
+    assert line.peer.end == "cut"
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_broken_waits_for_what_is_pending(
+    reactor: ManualReactor, poller: Poller, authority: Authority, encrypted: bool
+):
+    """Here and in the system, whose part a reset would destroy."""
+    line = Line(reactor, poller, tcp_pair(4096))
+    if encrypted:
+        line.secure(authority)
+    line.transport.resume()
+    line.transport.write(b"x" * 300_000)
+    assert line.transport.pending
+    line.transport.close(broken=True)
+    while not line.peer.end:
+        line.peer.play()
+        reactor.settle()
+        if not line.transport.pending:
+            reactor.advance(0.1)
+    assert line.peer.data == b"x" * 300_000
+    assert line.peer.end == "cut"
+    assert reactor.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("pending", [True, False])
+def test_broken_waits_no_longer_than_in_order(reactor: ManualReactor, poller: Poller, pending: bool):
+    """Whether the peer leaves it here or in the system. And the end behind what is lost is a reset."""
+    line = Line(reactor, poller, tcp_pair(4096))
+    if not pending:
+        line.transport._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
+    line.transport.write(b"x" * 300_000)
+    assert bool(line.transport.pending) is pending
+    line.transport.close(broken=True)
+    for _ in range(19):
+        reactor.settle()
+        assert not line.transport.closed
+        reactor.advance(LINGER_SECONDS / 20)
+    reactor.advance(LINGER_SECONDS / 20 + 0.001)
+    assert line.transport.closed
+    line.until(lambda: line.peer.end)
+    assert line.peer.end == "cut"
+
+
+def test_broken_waits_also_for_who_has_nothing_more_to_say(reactor: ManualReactor, poller: Poller):
+    """Nothing of it is read any more, so that its end cannot cut short what it has not got yet."""
+    line = Line(reactor, poller, tcp_pair(4096))
+    line.transport._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
+    line.transport.resume()
+    line.transport.write(b"x" * 300_000)
+    line.transport.close(broken=True)
+    line.transport.proceed()
+    line.peer.finish()
+    reactor.settle()
+    reactor.until(lambda: line.peer.end, line.peer.play, lambda: reactor.advance(LINGER_SECONDS / 2_000))
+    assert line.peer.data == b"x" * 300_000
+    assert line.peer.end == "cut"
+
+
+def test_in_order_but_not_taken_is_a_reset_in_the_end(reactor: ManualReactor, poller: Poller):
+    """What was lost must not seem to be all there was."""
+    line = Line(reactor, poller, tcp_pair(4096))
+    line.transport.write(b"x" * 300_000)
+    line.transport.close()
+    reactor.advance(LINGER_SECONDS)
+    line.until(lambda: line.peer.end)
+    assert line.peer.end == "cut"
+    assert len(line.peer.data) < 300_000
+
+
+def test_a_peer_that_resets_first_ends_the_breaking(reactor: ManualReactor, poller: Poller):
+    line = Line(reactor, poller, tcp_pair(4096))
+    line.transport.write(b"x" * 300_000)
+    line.transport.close(broken=True)
+    reset(line.peer.sock)
+    reactor.until(lambda: line.transport.closed)
+    assert reactor.getDelayedCalls() == []
 
 
 def test_closing_waits_for_what_is_pending(narrow: Line):
