@@ -1,4 +1,4 @@
-"""One JSON record when a session opens and one when a connection ends, with the true reason.
+"""One JSON record when a session opens, one for each HTTP request, one when a connection ends, with the true reason.
 
 Owns the records' form and their file. A record that cannot be written (a full disk) never stops a session: it is
 counted, and said in the log. Secrets never get here: records are built from `Facts`, which holds none.
@@ -10,12 +10,14 @@ import json
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 from typing import Any
 
 from twisted.logger import Logger
 
-from gateway.session.vocabulary import Facts
+from gateway.session.vocabulary import Asked, Facts, Passage, RequestRecord
 
 _log = Logger()
 
@@ -26,6 +28,44 @@ def record(event: str, now: float, facts: Facts, **more: Any) -> str:
     entry.update({key: value for key, value in {**more, **asdict(facts)}.items() if value is not None})
     # Everything outside ASCII is escaped: a name can never end the line or fake another one.
     return json.dumps(entry, ensure_ascii=True, separators=(",", ":"))
+
+
+def request_record(now: float, where: str, facts: RequestRecord) -> str:
+    """The same for one HTTP request. Put together from parts that come again and again: json.dumps takes six times as
+    long, and this is on the path of each. where: from `whence`."""
+    upstream = f',"upstream":{_quoted(facts.upstream)}' if facts.upstream is not None else ""
+    reason = f',"reason":{_quoted(facts.reason)}' if facts.reason is not None else ""
+    return (
+        f'{{"time":"{_moment(now)}","event":"request",{where},{_asked(facts.asked)},"status":{facts.status},'
+        f'"sent":{facts.sent},"received":{facts.received},"seconds":{facts.seconds:.3f},'
+        f'"decision":"{facts.decision}"{_passage(facts.passage)}{upstream}{reason}}}'
+    )
+
+
+def whence(connection: int, listener: str, client: str) -> str:
+    """The part of a record that is the same for all requests of a connection."""
+    return f'"connection":{connection},"listener":{_quoted(listener)},"client":{_quoted(client)}'
+
+
+@lru_cache(maxsize=1024)
+def _asked(asked: Asked) -> str:
+    return f'"method":{_quoted(asked.method)},"host":{_quoted(asked.host)},"path":{_quoted(asked.path)}'
+
+
+@lru_cache(maxsize=4096)
+def _passage(passage: Passage) -> str:
+    return "".join(f',"{key}":{_quoted(value)}' for key, value in passage._asdict().items() if value is not None)
+
+
+def _moment(now: float) -> str:
+    """As `isoformat(timespec="milliseconds")` of that time in UTC."""
+    milliseconds = int(now * 1000)
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}+00:00"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class Audit:

@@ -19,6 +19,7 @@ from gateway.audit import Audit
 from gateway.limits import Count, Rate, whose
 from gateway.net.driver import Door, Driver
 from gateway.net.poller import Poller
+from gateway.net.pool import Pool
 from gateway.upstream import Address
 
 # How often idle sessions are looked for; an idle timeout is kept to within this.
@@ -37,6 +38,7 @@ class Connections:
 
     def __init__(self, reactor: Any, poller: Poller, audit: Audit, now: Callable[[], float] = time.time) -> None:
         self.reactor, self.poller, self.now = reactor, poller, now
+        self.pool = Pool(reactor.seconds)
         self._audit = audit
         self.limit = 0
         self.subjects = Count(0)
@@ -75,6 +77,7 @@ class Connections:
     def _check_idle(self) -> None:
         for driver in tuple(self._drivers):
             driver.check_idle()
+        self.pool.sweep()
 
     # --- House ------------------------------------------------------------------------------------------------------
 

@@ -20,10 +20,11 @@ from gateway.certs import Certificates, tls_facts
 from gateway.errors import ProtocolError, UpstreamError
 from gateway.net import dial
 from gateway.net.poller import Poller
+from gateway.net.pool import Pool
 from gateway.net.relay import Relay
 from gateway.net.stream import SIZE
 from gateway.net.transport import Transport
-from gateway.policy import Network
+from gateway.rules import Network
 from gateway.session.vocabulary import (
     Close,
     Command,
@@ -34,9 +35,16 @@ from gateway.session.vocabulary import (
     Event,
     Expired,
     Facts,
+    HangUp,
+    Hold,
     Idle,
     Lost,
     Opened,
+    Proceed,
+    Questions,
+    Release,
+    RequestRecord,
+    Reuse,
     Secured,
     Send,
     Session,
@@ -54,24 +62,28 @@ from gateway.wire.proxy import ProxyHeader
 
 # Twisted refuses timers further away than this; a token may be valid for years.
 _FAR = 86_400.0
+# What may wait for a client that does not read: a read of the upstream's, and what a session itself says. Only one who
+# asks on and on without reading an answer gets beyond that.
+MAX_PENDING = 8 * SIZE
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
     """One listener's present settings, as a connection reads them once when it opens. A reload makes a new one.
 
-    session: makes one from `admit(subject) -> bool`. section: names the server context in `certificates`.
-    proxy_networks: peers that must begin with a PROXY header. idle_timeout, grace: seconds.
+    name: its section, by which `certificates` knows its context. session: makes one, given whom it may ask.
+    proxy_networks: peers that must begin with a PROXY header. idle_timeout, grace: seconds. quiet: its connections
+    leave no audit record.
     """
 
     name: str
-    section: str
-    session: Callable[[Callable[[str], bool]], Session]
+    session: Callable[[Questions], Session]
     certificates: Certificates
     proxy_networks: tuple[Network, ...]
     handshake_timeout: float
     idle_timeout: float | None
     grace: float
+    quiet: bool = False
 
 
 class House(Protocol):
@@ -79,13 +91,14 @@ class House(Protocol):
 
     reactor: Any
     poller: Poller
+    pool: Pool
     now: Callable[[], float]
 
     def welcome(self, driver: Driver, address: str) -> bool:
         """Count a connection from that address; False: it is one too many."""
 
     def opened(self, driver: Driver) -> None:
-        """It has proven who it is, and is let in."""
+        """It has proven who it is, and something is dialed for it."""
 
     def admit(self, driver: Driver, subject: str) -> bool:
         """Count a session of that subject; False: it is one too many."""
@@ -106,9 +119,11 @@ class Driver:
         "_deadline",
         "_dial",
         "_door",
+        "_earliest",
         "_events",
         "_expires",
         "_header",
+        "_held",
         "_house",
         "_moved",
         "_moved_at",
@@ -119,7 +134,9 @@ class Driver:
         "_running",
         "_session",
         "_target",
+        "_timer",
         "_upstream",
+        "_where",
         "address",
         "number",
         "subject",
@@ -130,7 +147,7 @@ class Driver:
         self.number = number
         self.address: str | None = None  # what `house.welcome` counted
         self.subject: str | None = None  # what `house.admit` counted
-        self._session: Session = door.session(self._admit)
+        self._session: Session = door.session(self)
         self._client = Transport(house.poller, house.reactor, sock, self)
         self._upstream: Transport | None = None
         self._dial: dial.Dial | None = None
@@ -139,13 +156,23 @@ class Driver:
         self._header: ProxyHeader | None = None
         self._events: list[Event] = []
         self._running = self._over = False
-        self._deadline: Any = None
+        self._where = ""
+        self._held = False
+        self._deadline = self._earliest = 0.0
+        self._timer: Any = None
         self._expires = 0.0
         self._opened_at = self._moved_at = house.now()
         self._moved = 0
 
-    def _admit(self, subject: str) -> bool:
+    # --- what the session asks --------------------------------------------------------------------------------------
+
+    def admit(self, subject: str) -> bool:
         return self._house.admit(self, subject)
+
+    def idle(self, dial: Dial) -> bool:
+        return self._house.pool.ready((self._door.certificates, dial.name))
+
+    # --- the beginning ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Read the PROXY header where one is due, then open the session."""
@@ -177,33 +204,30 @@ class Driver:
         welcome = self._house.welcome(self, self._peer.host)
         self._tell(Opened(self._peer, over_limit=not welcome))
         if not self._over:
-            self._client.resume()
+            self._client.when_drained(self._hear_upstream)
+            self._hear_client()
 
     # --- events in, commands out ------------------------------------------------------------------------------------
 
     def _tell(self, event: Event) -> None:
         """One event at a time: what a command causes at once waits its turn."""
-        self._events.append(event)
         if self._running:
+            self._events.append(event)
             return
         self._running = True
         try:
-            while self._events and not self._over:
-                for command in self._handle(self._events.pop(0)):
+            while not self._over:
+                for command in self._session.handle(event):
                     if not self._over:
                         _RUN[type(command)](self, command)
+                if not self._events:
+                    return
+                event = self._events.pop(0)
         except Exception:  # noqa: BLE001 - fail closed, whatever it is
             self._log.failure("a bug ended connection {number}", number=self.number)
             self._end("a bug in the gateway (see its log)")
         finally:
             self._running = False
-
-    def _handle(self, event: Event) -> Sequence[Command]:
-        try:
-            return self._session.handle(event)
-        except Exception:  # noqa: BLE001 - fail closed, whatever it is
-            self._log.failure("a bug ended connection {number}", number=self.number)
-            return [Close("a bug in the gateway (see its log)")]
 
     def _transport(self, side: Side) -> Transport | None:
         return self._client if side is Side.CLIENT else self._upstream
@@ -220,7 +244,7 @@ class Driver:
         if self._header is not None:
             self._proxied(data)
         else:
-            self._tell(Data(self._side(transport), data))
+            self._tell(Data(Side.CLIENT if transport is self._client else Side.UPSTREAM, data))
 
     def secured(self, transport: Transport) -> None:
         connection = transport.connection
@@ -233,7 +257,7 @@ class Driver:
                 self._drop_upstream()
                 self._tell(Lost(Side.UPSTREAM, str(error)))
                 return
-        self._tell(Secured(self._side(transport), tls_facts(connection)))
+        self._tell(Secured(self._side(transport), tls_facts(connection, issuers=transport is self._client)))
 
     def lost(self, transport: Transport, reason: str) -> None:
         if self._relay is not None:
@@ -241,7 +265,8 @@ class Driver:
         elif self._header is not None:
             self._end(f"PROXY header: {reason}")
         else:
-            self._tell(Lost(self._side(transport), reason))
+            self._tell(Lost(self._side(transport), reason, orderly=transport.ended))
+            self._hear_client()
 
     # --- commands ---------------------------------------------------------------------------------------------------
 
@@ -251,7 +276,7 @@ class Driver:
     def _start_tls(self, command: StartTLS) -> None:
         certificates = self._door.certificates
         if command.side is Side.CLIENT:
-            self._client.start_tls(certificates.server(self._door.section).connection)
+            self._client.start_tls(certificates.server(self._door.name).connection)
         elif self._upstream is not None and self._target is not None:
             host = self._target.address.host
             try:
@@ -263,25 +288,44 @@ class Driver:
             self._upstream.start_tls(lambda sock: context.connection(sock, host))
 
     def _set_deadline(self, command: SetDeadline) -> None:
-        self._cancel_deadline()
-        if command.seconds is not None:
-            self._deadline = self._house.reactor.callLater(command.seconds, self._timed_out)
+        """A timer that would fire earlier is left to: when it fires it is set again. Most requests move no timer."""
+        if command.seconds is None:
+            self._stop_timer()
+            return
+        self._deadline = deadline = self._house.reactor.seconds() + command.seconds
+        if self._timer is None:
+            self._timer = self._house.reactor.callLater(command.seconds, self._look_at_deadline)
+        elif deadline < self._earliest:
+            self._timer.reset(command.seconds)
+        else:
+            return
+        self._earliest = deadline
 
-    def _timed_out(self) -> None:
-        if self._header is not None:
+    def _look_at_deadline(self) -> None:
+        self._timer = None
+        left = self._deadline - self._house.reactor.seconds()
+        if left > 0:
+            self._timer = self._house.reactor.callLater(left, self._look_at_deadline)
+            self._earliest = self._deadline
+        elif self._header is not None:
             self._end("timed out before the PROXY header was complete")
         else:
-            self._tell(TimedOut())
+            self._tell(TimedOut(self._stalled()))
 
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None and self._deadline.active():
-            self._deadline.cancel()
-        self._deadline = None
+    def _stalled(self) -> Side | None:
+        if self._client.pending:
+            return Side.CLIENT
+        return Side.UPSTREAM if self._upstream is not None and self._upstream.pending else None
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
 
     def _dial_upstream(self, command: Dial) -> None:
-        self._drop_upstream()
-        # What the one before may still have to say is nothing that the next one said.
-        self._events = [event for event in self._events if getattr(event, "side", None) is not Side.UPSTREAM]
+        self._house.opened(self)
+        if self._upstream is not None or self._dial is not None:
+            self._hang_up()
         self._target = command
         self._dial = dial.Dial(
             self._house.reactor,
@@ -292,15 +336,48 @@ class Driver:
             command.upstream.connect_timeout,
         )
 
+    def _reuse(self, command: Reuse) -> None:
+        self._house.opened(self)
+        if self._upstream is not None or self._dial is not None:
+            self._hang_up()
+        self._target = command.dial
+        # Other contexts, other trust: what one of them has verified is not for a session of the other's.
+        upstream = self._house.pool.take((self._door.certificates, command.dial.name))
+        upstream.adopt(self)
+        self._take_upstream(upstream)
+
     def _connected(self, sock: socket.socket) -> None:
         self._dial = None
-        self._upstream = Transport(self._house.poller, self._house.reactor, sock, self)
-        self._upstream.resume()
+        upstream = Transport(self._house.poller, self._house.reactor, sock, self)
+        upstream.resume()
+        self._take_upstream(upstream)
         self._tell(Dialed())
+
+    def _take_upstream(self, upstream: Transport) -> None:
+        self._upstream = upstream
+        upstream.when_drained(self._hear_client)
+        if self._client.pending:
+            upstream.pause()
 
     def _not_connected(self, reason: str) -> None:
         self._dial = None
         self._tell(Lost(Side.UPSTREAM, reason))
+
+    def _release(self, _: Release) -> None:
+        upstream, target = self._upstream, self._target
+        if upstream is None or target is None:
+            return
+        self._upstream = None
+        self._house.pool.put((self._door.certificates, target.name), upstream)
+        if upstream.closed:
+            self._hear_client()  # which may have waited for it
+
+    def _hang_up(self, _: HangUp | None = None) -> None:
+        self._drop_upstream()
+        if self._events:
+            # What that one may still have to say is nothing that the next one said.
+            self._events = [event for event in self._events if getattr(event, "side", None) is not Side.UPSTREAM]
+        self._hear_client()
 
     def _drop_upstream(self) -> None:
         if self._dial is not None:
@@ -310,16 +387,56 @@ class Driver:
             self._upstream.abort()
             self._upstream = None
 
+    def _hold(self, _: Hold) -> None:
+        self._held = True
+        self._client.pause()
+
+    def _proceed(self, _: Proceed) -> None:
+        self._held = False
+        self._hear_client()
+
+    def _hear_client(self) -> None:
+        """Read from the client, unless the session or what it has sent already keeps it waiting."""
+        if not self._held and (self._upstream is None or not self._upstream.pending):
+            self._client.proceed()
+
+    def _hear_upstream(self) -> None:
+        if self._upstream is not None:
+            self._upstream.proceed()
+
     def _send(self, command: Send) -> None:
-        transport = self._transport(command.side)
-        if transport is not None:
-            transport.write(command.data)
+        """What one side does not take at once stops the other: at most one read of it waits."""
+        client, upstream = self._client, self._upstream
+        sink, source = (client, upstream) if command.side is Side.CLIENT else (upstream, client)
+        if sink is None:
+            return
+        sink.write(command.data)
+        if sink.pending:
+            if source is not None:
+                source.pause()
+            if sink.pending > MAX_PENDING:
+                self._end("the client does not read what it asks for")
+                client.abort()
+
+    def _record(self, command: RequestRecord) -> None:
+        if not self._where:
+            self._where = audit.whence(self.number, self._door.name, str(self._peer))
+        self._house.write_audit(audit.request_record(self._house.now(), self._where, command))
 
     def _splice(self, command: Splice) -> None:
         assert self._upstream is not None  # a session splices only after Dialed
-        self._audit("open")
-        self._house.opened(self)
-        self._relay = Relay(self._house.reactor, self._client, self._upstream, command.framing, self._end)
+        if not self._where:
+            self._audit("open")
+        self._stop_timer()
+        self._relay = Relay(
+            self._house.reactor,
+            self._client,
+            self._upstream,
+            command.framing,
+            self._end,
+            linger=command.linger,
+            faithful=command.faithful,
+        )
         if command.expires is not None:
             self._expires = command.expires
             self._wait_for_expiry()
@@ -334,9 +451,9 @@ class Driver:
     def _wait_for_expiry(self) -> None:
         left = self._expires - self._house.now()
         if left > 0:
-            self._deadline = self._house.reactor.callLater(min(left, _FAR), self._wait_for_expiry)
+            self._timer = self._house.reactor.callLater(min(left, _FAR), self._wait_for_expiry)
         else:
-            self._deadline = None
+            self._timer = None
             self._tell(Expired())
 
     def _close(self, command: Close) -> None:
@@ -346,7 +463,7 @@ class Driver:
             return
         if command.farewell:
             self._client.write(command.farewell)
-        self._end(command.reason)
+        self._end(command.reason, broken=command.broken)
 
     # --- what the house asks ----------------------------------------------------------------------------------------
 
@@ -375,27 +492,38 @@ class Driver:
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, broken: bool = False) -> None:
         if self._over:
             return
         self._over = True
-        self._cancel_deadline()
-        self._handle(Ended())
+        self._stop_timer()
+        self._last_words()
         if self._relay is None:
             self._drop_upstream()
         else:
             self._relay.cut(reason)
-        self._client.close()
-        self._audit("close", reason)
+        self._client.close(broken=broken)
+        if self._relay is not None or not self._where:
+            self._audit("close", reason)
         # These hold this driver: without this only the garbage collector would free it and its transports.
         self._relay, self._session = None, _OVER
         # Counted for as long as it has a socket: who does not take its refusal is still there.
         self._client.when_closed(self._leave)
 
+    def _last_words(self) -> None:
+        try:
+            for command in self._session.handle(Ended()):
+                if isinstance(command, RequestRecord):
+                    self._record(command)
+        except Exception:  # noqa: BLE001 - the end is not to be stopped by it
+            self._log.failure("a bug at the end of connection {number}", number=self.number)
+
     def _leave(self) -> None:
         self._house.farewell(self)
 
     def _audit(self, event: str, reason: str | None = None) -> None:
+        if self._door.quiet:
+            return
         now = self._house.now()
         more: dict[str, Any] = {"connection": self.number, "listener": self._door.name, "client": str(self._peer)}
         if reason is not None:
@@ -426,7 +554,13 @@ _RUN: dict[type[Command], Callable[[Driver, Any], None]] = {
     StartTLS: Driver._start_tls,
     SetDeadline: Driver._set_deadline,
     Dial: Driver._dial_upstream,
+    Reuse: Driver._reuse,
+    Release: Driver._release,
+    HangUp: Driver._hang_up,
+    Hold: Driver._hold,
+    Proceed: Driver._proceed,
     Send: Driver._send,
     Splice: Driver._splice,
+    RequestRecord: Driver._record,
     Close: Driver._close,
 }

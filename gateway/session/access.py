@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.policy import Policy
+from gateway.routes import Routes
 from gateway.tokens import TokenVerifier
 from gateway.upstream import Upstream
 
@@ -25,3 +26,19 @@ class Access:
     application_name: str | None = None
     terminate_on_expiry: bool = True
     handshake_timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HTTPAccess:
+    """The same for an HTTPS listener, read anew for each request. All times are in seconds.
+
+    Told apart by which one it is: a connection that is older than a reload ends with its next answer, so that its
+    client comes back under the new trust.
+    """
+
+    routes: Routes
+    handshake_timeout: float = 30.0
+    head_timeout: float = 30.0
+    body_timeout: float = 30.0
+    keepalive_timeout: float = 75.0
+    grace: float = 30.0

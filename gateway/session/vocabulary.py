@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 from gateway.upstream import Address, Login, Upstream
 
 
 class Side(Enum):
     """The two ends of a connection."""
+
+    # Enum hashes names, in Python; this is looked up for each event.
+    __hash__ = object.__hash__
 
     CLIENT = "client"
     UPSTREAM = "upstream"
@@ -28,6 +32,7 @@ class TLSFacts:
     peer_certificate: DER, or None. A client's is verified. An upstream's is, as far as the mode asks for that: under
     `require` without a root certificate it is only what SCRAM's channel binding needs, and proves no name.
     peer_expires: its notAfter, in seconds since the epoch.
+    peer_issuers: SHA-256 of the DER of each certificate that vouches for a client's, from its issuer up to the root.
     """
 
     version: str
@@ -35,6 +40,7 @@ class TLSFacts:
     server_name: str | None = None
     peer_certificate: bytes | None = field(default=None, repr=False)
     peer_expires: float | None = None
+    peer_issuers: tuple[bytes, ...] = ()
 
 
 # --- events: what happened ---------------------------------------------------------------------------------------
@@ -76,15 +82,21 @@ class Dialed:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """That side is gone, or could not be dialed, or failed its TLS handshake. `reason` is for the audit."""
+    """That side is gone, or could not be dialed, or failed its TLS handshake. `reason` is for the audit.
+
+    orderly: it said that it has finished (FIN, or close_notify over TLS), so nothing of what it sent is missing.
+    """
 
     side: Side
     reason: str
+    orderly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
-    """The deadline set last (SetDeadline) has passed."""
+    """The deadline set last (SetDeadline) has passed. `stalled`: that side is not taking what was sent to it."""
+
+    stalled: Side | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +116,7 @@ class ShuttingDown:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Always the last event, exactly once: free what was registered. Commands are ignored."""
+    """Always the last event, exactly once: free what was registered. Only RequestRecords are still run."""
 
 
 Event = Opened | Sniffed | Data | Secured | Dialed | Lost | TimedOut | Expired | Idle | ShuttingDown | Ended
@@ -132,16 +144,53 @@ class SetDeadline:
     seconds: float | None
 
 
+@lru_cache(maxsize=64)
+def deadline(seconds: float) -> SetDeadline:
+    """One of those that come with every request."""
+    return SetDeadline(seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class Dial:
     """Connect to that address of the upstream, dropping any upstream connection there was.
 
-    `login` names the client certificate to use if TLS is started later.
+    `login` names the client certificate to use if TLS is started later. name: what Release and Reuse know it by.
     """
 
     upstream: Upstream
     address: Address
     login: Login = field(default_factory=Login)
+    name: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """Go on with an idle connection of that name, which `Questions.idle` has just said is there. TLS is up already.
+
+    Its end may be on the way to us.
+    """
+
+    dial: Dial
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The upstream connection becomes an idle one, for whoever next wants one of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """End the upstream connection, or the attempt to dial one. Nothing more is heard of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Read nothing more from the client, until Proceed or Splice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proceed:
+    """Read from the client again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +227,15 @@ class Splice:
     """Login is over: relay raw bytes both ways from here on. Data events end.
 
     to_upstream: bytes that the client sent ahead. expires: seconds since the epoch, when to send Expired.
+    linger: when one side has ended in order, the other may be silent for so many seconds before it is ended too.
+    faithful: the end of the stream has a meaning here, so a connection that broke is passed on as one that broke.
     """
 
     framing: Framing | None = None
     to_upstream: bytes = field(default=b"", repr=False)
     expires: float | None = None
+    linger: float = 10.0
+    faithful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,27 +243,80 @@ class Close:
     """End both sides. `farewell` goes to the client first; when spliced, only at a message boundary.
 
     reason is the true one, for the audit. patient: a spliced session that is not idle keeps running until it is, or
-    until the driver's grace period is over.
+    until the driver's grace period is over. broken: the client must not take what it has got for complete, so its
+    connection is reset instead of being ended in order.
     """
 
     reason: str
     farewell: bytes = field(default=b"", repr=False)
     patient: bool = False
+    broken: bool = False
 
 
-Command = Sniff | StartTLS | SetDeadline | Dial | Send | Splice | Close
+class Passage(NamedTuple):
+    """What the audit says of who may go where, which is the same for many requests. subject: what was proven."""
+
+    route: str | None = None
+    subject: str | None = None
+    serial: str | None = None
+    rule: str | None = None
+
+
+class Asked(NamedTuple):
+    """What the audit says of a request's head. No query: it may hold a key."""
+
+    method: str = ""
+    host: str = ""
+    path: str = ""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """Write this audit record of one HTTP request. The driver adds the time, the connection, the listener, the client.
+
+    status: what the client was told; 0: nothing. sent, received: bytes of the bodies, to the upstream and from it.
+    seconds: from the complete head to the end of the answer. reason: of a refusal or a failure, the true one.
+    """
+
+    asked: Asked
+    passage: Passage
+    status: int = 0
+    upstream: str | None = None
+    decision: str = "refused"
+    sent: int = 0
+    received: int = 0
+    seconds: float = 0.0
+    reason: str | None = None
+
+
+Command = (
+    Sniff
+    | StartTLS
+    | SetDeadline
+    | Dial
+    | Reuse
+    | Release
+    | HangUp
+    | Hold
+    | Proceed
+    | Send
+    | Splice
+    | RequestRecord
+    | Close
+)
 
 
 @dataclass(slots=True)
 class Facts:
     """What the audit record says of a session; filled in by the session as it learns, read by the driver.
 
-    user: what the client called itself. subject: what was proven.
+    user: what the client called itself. subject: what was proven, by the token `jti` or the certificate `serial`.
     """
 
     user: str | None = None
     subject: str | None = None
     jti: str | None = None
+    serial: str | None = None
     role: str | None = None
     database: str | None = None
     application: str | None = None
@@ -218,6 +324,16 @@ class Facts:
     tls: str | None = None
     decision: str = "refused"
     rule: str | None = None
+
+
+class Questions(Protocol):
+    """What a session may ask of its driver, which answers at once."""
+
+    def admit(self, subject: str) -> bool:
+        """Whether that subject may have one more session; if so, this is it."""
+
+    def idle(self, dial: Dial) -> bool:
+        """Whether there is an idle connection of that name, at rest as far as can be seen."""
 
 
 class Session(Protocol):

@@ -1,0 +1,40 @@
+"""Which address of an upstream comes next: each in turn, and those that failed lately after all the others.
+
+Owns what was learned about them from real requests (passive health checks); it sends nothing by itself, and refuses no
+address for good: when all have failed, all are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gateway.session.vocabulary import Dial
+
+# An address that could not be reached is asked last for so long.
+DOWN_SECONDS = 10.0
+
+
+class Backends:
+    """Shared by all sessions. clock: seconds since the epoch."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._turns: dict[str, int] = {}
+        self._down: dict[tuple[str, str] | None, float] = {}
+
+    def order(self, dials: Sequence[Dial]) -> Sequence[Dial]:
+        """One for each address of an upstream: in the order in which to try them now."""
+        if len(dials) == 1:
+            return dials
+        name = dials[0].upstream.name
+        turn = self._turns.get(name, 0) % len(dials)
+        self._turns[name] = turn + 1
+        now = self._clock()
+        return sorted((*dials[turn:], *dials[:turn]), key=lambda dial: self._down.get(dial.name, 0.0) > now)
+
+    def failed(self, dial: Dial) -> None:
+        self._down[dial.name] = self._clock() + DOWN_SECONDS
+
+    def worked(self, dial: Dial) -> None:
+        if self._down:
+            self._down.pop(dial.name, None)
