@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import shutil
 import signal
-import ssl
 import subprocess
 import sys
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from OpenSSL import SSL
-
-# Run as a script, from any folder, the project is not on the path.
+# Run as a script, the first place would be this folder, where `http` is not the standard library's.
+sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import measure, peers, report
 from benchmarks.client import ServerError
+from benchmarks.machine import gateway_versions, machine_facts, plainly, said_by, scratch
 from benchmarks.measure import Figures
 from benchmarks.peers import (
     DIRECT,
@@ -91,18 +85,6 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def scratch(work: Path | None, stack: ExitStack) -> tuple[Path, Path]:
-    """Where the other proxy is installed, and a new folder inside for this run; both go unless --work says where."""
-    if work is None:
-        kept = Path(tempfile.mkdtemp(prefix="securegw-benchmark-"))
-        kept.chmod(0o711)
-        stack.callback(shutil.rmtree, kept, ignore_errors=True)
-    else:
-        kept = work.resolve()
-        kept.mkdir(parents=True, exist_ok=True)
-    return kept, Path(tempfile.mkdtemp(prefix="run-", dir=kept))
-
-
 def contenders(part: str, chosen: list[str]) -> list[tuple[str, str]]:
     """Who takes part: memory is only a proxy's, and holding many is asked of the gateway alone."""
     wanted = [entry for entry in CONTENDERS if entry[0] in (DIRECT, *chosen)]
@@ -151,21 +133,12 @@ def run(options: argparse.Namespace, site: Site, readings: list[Reading], cipher
                         ciphers.add(measure.same_terms(site, peer))
                         figures = drive(part, site, peer, size)
                     readings.append(Reading(part, name, upstream, number, figures))
-                    print(f"{part} {number}: {name} {upstream}: {_plainly(figures)}", file=sys.stderr, flush=True)
-
-
-def _plainly(figures: Figures) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+                    print(f"{part} {number}: {name} {upstream}: {plainly(figures)}", file=sys.stderr, flush=True)
 
 
 def facts(options: argparse.Namespace, site: Site) -> dict[str, str]:
     """What the figures depend on."""
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
-    found = {
-        "machine": f"{os.cpu_count()} cores, {model.partition(':')[2].strip() or platform.machine()}",
-        "load before": f"{os.getloadavg()[0]:.2f}",
-        "kernel": platform.release(),
-        "Python": f"{platform.python_version()}, {ssl.OPENSSL_VERSION}",
+    found = machine_facts() | {
         "PostgreSQL": said_by(site.binaries / "postgres", "--version"),
         PGBOUNCER: said_by(site.pgbouncer, "--version"),
     }
@@ -173,21 +146,8 @@ def facts(options: argparse.Namespace, site: Site) -> dict[str, str]:
         code = "from importlib.metadata import version as v; print(v('jwt-postgresql-proxy'), 'gevent', v('gevent'))"
         found[JWT_PROXY] = said_by(peers.install_jwt_proxy(site).with_name("python"), "-c", code)
     if GATEWAY in options.peers:
-        names = (GATEWAY, "Twisted", "pyOpenSSL", "cryptography")
-        found[GATEWAY] = ", ".join([*map(installed, names), SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()])
+        found[GATEWAY] = gateway_versions()
     return found
-
-
-def said_by(*command: str | Path) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return ", ".join((result.stdout or result.stderr).strip().splitlines())
-
-
-def installed(name: str) -> str:
-    try:
-        return f"{name} {version(name)}"
-    except PackageNotFoundError:
-        return f"{name} (not installed: run from the checkout)"
 
 
 def show(options: argparse.Namespace, known: dict[str, str], readings: list[Reading]) -> None:

@@ -103,7 +103,7 @@ def comparison(readings: Readings, upstream: str) -> str:
             ratios = [_ratio(values[GATEWAY], values[name]) for name in others]
             shown = ["-" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
             lines.append([row.title, *cells, *shown, _verdict(row, values, dict(zip(others, ratios, strict=True)))])
-    return _table(lines)
+    return table(lines)
 
 
 def _verdict(row: Row, values: dict[str, list[float]], ratios: dict[str, float | None]) -> str:
@@ -111,10 +111,10 @@ def _verdict(row: Row, values: dict[str, list[float]], ratios: dict[str, float |
     if row.ceiling is not None:
         own = values[GATEWAY]
         targets.append((f"≤ {row.ceiling:g}", median(own) if own else None, row.ceiling))
-    return "; ".join(f"{text}: {_met(value, limit)}" for text, value, limit in targets)
+    return "; ".join(f"{text}: {met(value, limit)}" for text, value, limit in targets)
 
 
-def _met(value: float | None, limit: float) -> str:
+def met(value: float | None, limit: float) -> str:
     if value is None:
         return "not measured"
     return "met" if value <= limit else "missed"
@@ -132,7 +132,7 @@ def new_connections(readings: Readings) -> str:
             values = {figure: readings.values("connect", name, upstream, figure) for figure, _, _ in CONNECTION_FIGURES}
             if values["per_s"]:
                 lines.append([name, upstream, *(spread(values[f], digits) for f, _, digits in CONNECTION_FIGURES)])
-    return _table(lines) if len(lines) > 2 else "Not measured."
+    return table(lines) if len(lines) > 2 else "Not measured."
 
 
 def held(readings: Readings) -> str:
@@ -144,5 +144,5 @@ def held(readings: Readings) -> str:
     return "\n\n".join(said) or "Not measured."
 
 
-def _table(lines: list[list[str]]) -> str:
+def table(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
