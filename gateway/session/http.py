@@ -285,6 +285,7 @@ class HTTPSession:
             return self._answered(exchange, commands)
         if exchange.state is Exchanging.UPGRADED:
             self._state = State.OPEN
+            self.facts.decision, self.facts.rule = "allowed", self._passage.rule
         return commands
 
     def _answered(self, exchange: Exchange, commands: Sequence[Command]) -> Sequence[Command]:
