@@ -1,4 +1,5 @@
-"""A real gateway process for the tests: `twistd -n securegw -c …` in front of a real PostgreSQL, on a free port.
+"""A real gateway process for the tests: `twistd -n securegw -c …` on free ports, in front of a real PostgreSQL or of a
+web service.
 
 Owns its folder (certificates, a JWT key pair, the INI, the audit file), its start and its end.
 """
@@ -58,7 +59,11 @@ def behind(server: PostgresServer, **more: object) -> dict[str, object]:
 
 @dataclass(slots=True)
 class RunningGateway:
-    """`port` is its Postgres listener on 127.0.0.1; `root_certificate` is what its clients trust."""
+    """`port` is its first listener on 127.0.0.1; `root_certificate` is what its clients trust.
+
+    Made by `running`, that is `[postgres:main]`. Made by `https`, it is `[https:main]` (also as `https_port`), there is
+    `[health]` on `health_port`, and the authority whose certificate is `root_certificate` vouches for clients, too.
+    """
 
     folder: Path
     sections: dict[str, dict[str, object]]
@@ -66,6 +71,7 @@ class RunningGateway:
     key: Ed25519PrivateKey
     ca: Issued
     environ: dict[str, str] = field(default_factory=dict)
+    health_port: int = 0
     process: subprocess.Popen[bytes] | None = None
     # What it has open while nobody is connected; known once it has started.
     idle_descriptors: int = 0
@@ -74,30 +80,63 @@ class RunningGateway:
     @contextmanager
     def running(cls, folder: Path, sections: Sections, **environ: str) -> Iterator[Self]:
         """With `sections` over the defaults below: at least `[upstream:main]`."""
-        gateway = cls.made(folder, sections, **environ)
-        gateway.start()
-        try:
+        with cls.made(folder, sections, **environ)._for_a_while() as gateway:
             yield gateway
-        finally:
-            gateway.stop()
 
     @classmethod
     def made(cls, folder: Path, sections: Sections, **environ: str) -> Self:
-        ca, key, port = make_ca("gateway tests"), Ed25519PrivateKey.generate(), free_port()
+        gateway = cls._bare(folder, environ)
+        key = gateway.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (folder / "jwt.pub").write_bytes(key)
+        defaults: Sections = {
+            "tls": {"certificate": "server.crt", "key": "server.key"},
+            "jwt:main": {"public_keys": "jwt.pub"},
+            "postgres:main": {"listen": f"127.0.0.1:{gateway.port}", "rules": "\nallow all all all"},
+        }
+        return gateway._with(defaults, sections)
+
+    @classmethod
+    @contextmanager
+    def https(cls, folder: Path, sections: Sections, **environ: str) -> Iterator[Self]:
+        """With `sections` over the defaults below: at least the `upstream` of `[route:main]`."""
+        with cls.made_https(folder, sections, **environ)._for_a_while() as gateway:
+            yield gateway
+
+    @classmethod
+    def made_https(cls, folder: Path, sections: Sections, **environ: str) -> Self:
+        """A listener for HTTPS that asks for client certificates, and one route that lets in who shows one."""
+        gateway = cls._bare(folder, environ)
+        gateway.health_port = free_port()
+        tls = {"certificate": "server.crt", "key": "server.key"}
+        defaults: Sections = {
+            "tls": {**tls, "client_certificate": "optional", "client_ca": "ca.crt"},
+            "health": {"listen": f"127.0.0.1:{gateway.health_port}"},
+            "https:main": {"listen": f"127.0.0.1:{gateway.port}"},
+            "route:main": {"path": "/", "websocket": "yes", "rules": "\nallow all all"},
+        }
+        return gateway._with(defaults, sections)
+
+    @classmethod
+    def _bare(cls, folder: Path, environ: dict[str, str]) -> Self:
+        ca = make_ca("gateway tests")
         folder.mkdir(parents=True, exist_ok=True)
         write_pem(folder / "ca.crt", ca.certificate)
         issue(ca, "localhost", sans=["localhost", "127.0.0.1"]).write(folder, "server")
-        (folder / "jwt.pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-        defaults: dict[str, dict[str, object]] = {
-            "gateway": {"shutdown_grace": 5},
-            "tls": {"certificate": "server.crt", "key": "server.key"},
-            "audit": {"file": "audit.jsonl"},
-            "jwt:main": {"public_keys": "jwt.pub"},
-            "postgres:main": {"listen": f"127.0.0.1:{port}", "rules": "\nallow all all all"},
-        }
-        for section, keys in sections.items():
-            defaults[section] = {**defaults.get(section, {}), **keys}
-        return cls(folder, defaults, port, key, ca, environ)
+        return cls(folder, {}, free_port(), Ed25519PrivateKey.generate(), ca, environ)
+
+    def _with(self, defaults: Sections, sections: Sections) -> Self:
+        everywhere: Sections = {"gateway": {"shutdown_grace": 5}, "audit": {"file": "audit.jsonl"}}
+        for section, keys in (*everywhere.items(), *defaults.items(), *sections.items()):
+            self.sections[section] = {**self.sections.get(section, {}), **keys}
+        return self
+
+    @contextmanager
+    def _for_a_while(self) -> Iterator[Self]:
+        self.start()
+        try:
+            yield self
+        finally:
+            self.stop()
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -174,6 +213,15 @@ class RunningGateway:
     def root_certificate(self) -> Path:
         return self.folder / "ca.crt"
 
+    @property
+    def https_port(self) -> int:
+        assert self.health_port, "made for Postgres"
+        return self.port
+
+    def thing(self, key: str, name: str = "thing", **more: Any) -> tuple[Path, Path]:
+        """The files of a certificate and its private key, for the thing with that key. more: as for `pki.issue`."""
+        return issue(self.ca, key, **more).write(self.folder, name)
+
     def token(self, subject: str, seconds: float = 600, **claims: object) -> str:
         return jwt.encode({"sub": subject, "exp": time.time() + seconds, **claims}, self.key, algorithm="EdDSA")
 
@@ -223,9 +271,25 @@ class RunningGateway:
         assert self.process is not None
         return psutil.Process(self.process.pid).num_fds()
 
+    def pooled(self) -> int:
+        """How many connections to web services there are, which nobody has ended."""
+        assert self.process is not None
+        if not self.health_port:
+            return 0
+        sockets = psutil.Process(self.process.pid).net_connections("tcp")
+        open_now = [one for one in sockets if one.status == psutil.CONN_ESTABLISHED]
+        return sum(1 for one in open_now if one.laddr.port not in (self.port, self.health_port))
+
     def check_at_rest(self) -> None:
-        """Nobody is connected any more, nothing leaked, and no error went unhandled."""
-        wait_until(lambda: self.descriptors() == self.idle_descriptors, "the gateway has closed all that it opened")
+        """Nobody is connected any more, nothing leaked, and no error went unhandled.
+
+        Idle connections to web services are no leak.
+        """
+
+        def at_rest() -> bool:
+            return self.descriptors() - self.pooled() == self.idle_descriptors
+
+        wait_until(at_rest, "the gateway has closed all that it opened")
         log = self.log.read_text()
         assert "Traceback" not in log, log
         assert "a bug" not in log, log
