@@ -125,6 +125,10 @@ class HTTPSession:
             return step(self, event)
         if isinstance(event, Ended):
             return self._ended()
+        if self._state is State.CLOSED:
+            return ()
+        if self._exchange is not None:
+            return self._exchanged(event)
         return self._close(f"{type(event).__name__} while {self._state.name.lower()}")
 
     def _close(self, reason: str, farewell: bytes = b"") -> Sequence[Command]:
@@ -159,6 +163,8 @@ class HTTPSession:
 
     def _heard(self, event: Data) -> Sequence[Command]:
         """Most heads come whole, and are never copied to the buffer."""
+        if event.side is not Side.CLIENT:
+            return self._close("bytes of an upstream between two requests")
         data: bytes | bytearray = event.data
         begun = bool(self._buffer)
         if begun:
@@ -284,24 +290,29 @@ class HTTPSession:
         if exchange.state is Exchanging.OVER:
             return self._answered(exchange, commands)
         if exchange.state is Exchanging.UPGRADED:
-            self._state = State.OPEN
+            self._state, self._exchange = State.OPEN, None
             self.facts.decision, self.facts.rule = "allowed", self._passage.rule
+            if exchange.final:
+                return *commands, *self._part(1001, _SHUTDOWN)
         return commands
 
     def _answered(self, exchange: Exchange, commands: Sequence[Command]) -> Sequence[Command]:
         """On to the next request, which may be here already."""
         self._exchange = None
+        if isinstance(commands[-1], Close):
+            self._state = State.CLOSED
+            return commands
         if not exchange.keep or self._last:
-            if isinstance(commands[-1], Close):
-                self._state = State.CLOSED
-                return commands
             return *commands, *self._close("the last answer was given")
         self._state = State.HEAD
         keep_alive = deadline(self._access.keepalive_timeout)
         if not exchange.ahead:
             return (*commands, keep_alive, _PROCEED) if exchange.held else (*commands, keep_alive)
         more = self._heard(Data(Side.CLIENT, exchange.ahead))
-        if exchange.held and self._state is not State.CLOSED:
+        if self._exchange is not None and self._exchange.ahead:
+            # Even of what is here already more is left than the next request: nothing is read before its answer.
+            self._exchange.held = exchange.held
+        elif exchange.held and self._state is not State.CLOSED:
             more = (*more, _PROCEED)
         return *commands, keep_alive, *more
 
@@ -354,7 +365,7 @@ def _refusal(refused: http1.Refused) -> Refusal:
 
 def _shared(authorization: bytes | None) -> bool:
     """These schemes prove the identity of a connection, not of a request (RFC 4559, 6)."""
-    return authorization is None or authorization.partition(b" ")[0].lower() not in (b"negotiate", b"ntlm")
+    return authorization is None or not authorization.lower().startswith((b"negotiate", b"ntlm"))
 
 
 def _rebased(base: str, path: str, target: bytes) -> bytes:

@@ -72,7 +72,7 @@ class Caller:
 
     def identity(self, route: Route) -> Identity | None:
         """Who it is on that route, whether or not it may use it; for the audit of a refusal."""
-        return self._identities.get((route.cn, route.identity))
+        return None if route.client == "none" else self._identities.get((route.cn, route.identity))
 
     def _identity(self, route: Route) -> Identity | None:
         if route.client == "none":

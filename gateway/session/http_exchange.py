@@ -86,6 +86,9 @@ class Outgoing(NamedTuple):
     shared: bool = True
     key: bytes | None = None
 
+    def __repr__(self) -> str:
+        return f"Outgoing({self.asked!r}, {self.passage!r})"
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -286,7 +289,12 @@ class Exchange:
             self._record.received = length
             return self._complete(told + data, clean=True)
         self._answer = Body(length, chunked=chunked)
-        return self._pass_on(data, told)
+        try:
+            return self._pass_on(data, told)
+        except ProtocolError:
+            # The client has not been told anything of it yet, so it can still hear of that.
+            self._response, self._record.status = None, 0
+            raise
 
     def _body_heard(self, event: Data) -> Sequence[Command]:
         try:

@@ -113,6 +113,10 @@ class RequestHead(NamedTuple):
     expect: bool
     te_trailers: bool
 
+    def __repr__(self) -> str:
+        """Without what may be a secret."""
+        return f"RequestHead(method={self.method!r}, path={self.path!r}, hostname={self.hostname!r})"
+
 
 class ResponseHead(NamedTuple):
     """One response of an upstream. `fields` and `upgrade` as in RequestHead.
