@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from gateway import config
 from gateway.audit import Audit
-from gateway.doors import Doors, State, listening
+from gateway.doors import HEALTH, Doors, State, listening
 from gateway.errors import ConfigError, Problems
 from gateway.net import listener
 from gateway.net.connections import Connections, waiting_room
@@ -81,9 +81,9 @@ class Gateway(service.Service):
         self.cancels = CancelKeys(settings.limits.cancel_rate)
         self._doors = Doors(lambda: self._state, self._health, self.cancels)
         self._state = self._doors.build(settings, problems)
-        self._reload_failed = self._stopping = False
+        self._reload_failed = False
         self._bound: list[tuple[str, socket.socket]] = []
-        self._listeners: list[listener.Listener] = []
+        self._listeners: dict[listener.Listener, str] = {}
         self._audit: Audit | None = None
         self._poller: Poller | None = None
         self.connections: Connections | None = None
@@ -92,7 +92,7 @@ class Gateway(service.Service):
 
     def _health(self) -> Health:
         return Health(
-            ready=bool(self.running) and not self._stopping,
+            ready=bool(self.running),
             last_reload_failed=self._reload_failed,
             connections=len(self.connections) if self.connections is not None else 0,
         )
@@ -187,7 +187,7 @@ class Gateway(service.Service):
         for name, sock in self._bound:
             one = listener.Listener(self._reactor, self._poller, sock, self._accepted(name))
             one.start()
-            self._listeners.append(one)
+            self._listeners[one] = name
         addresses = ", ".join(str(one) for several in listening(self._state.config).values() for one in several)
         self._log.info("listening on {addresses}", addresses=addresses)
         self._reactor.callWhenRunning(self._catch_signals)
@@ -203,17 +203,22 @@ class Gateway(service.Service):
     def stopService(self) -> Deferred[None]:
         """Stop accepting, end every session in order, then free the rest."""
         super().stopService()  # type: ignore[no-untyped-call]  # Twisted leaves it unannotated
-        self._stopping = True
-        for one in self._listeners:
-            one.stop()
-        self._listeners = []
+        self._stop_listening(lambda name: name != HEALTH)
         if self.connections is None:
             return succeed(None).addCallback(self._stopped)
         if len(self.connections):
             self._log.info("stopping: {n} connections", n=len(self.connections))
         return self.connections.drain().addBoth(self._stopped)
 
+    def _stop_listening(self, chosen: Callable[[str], bool]) -> None:
+        for one, name in tuple(self._listeners.items()):
+            if chosen(name):
+                one.stop()
+                del self._listeners[one]
+
     def _stopped(self, _: Failure | None) -> Deferred[None] | None:
+        # Until now it could be asked whether anything is still open here.
+        self._stop_listening(lambda _: True)
         if self.connections is not None:
             self.connections.pool.close_all()
         if self._poller is not None:

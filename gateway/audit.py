@@ -21,6 +21,10 @@ from gateway.session.vocabulary import Asked, Facts, Passage, RequestRecord
 
 _log = Logger()
 
+# What is remembered in its written form has to be short; and nobody fills the disk with one request.
+_SHORT_PATH = 256
+_LONGEST_PATH = 2048
+
 
 def record(event: str, now: float, facts: Facts, **more: Any) -> str:
     """One line: the fixed keys first; what is not known is left out. `now`: seconds since the epoch."""
@@ -47,9 +51,16 @@ def whence(connection: int, listener: str, client: str) -> str:
     return f'"connection":{connection},"listener":{_quoted(listener)},"client":{_quoted(client)}'
 
 
-@lru_cache(maxsize=1024)
 def _asked(asked: Asked) -> str:
-    return f'"method":{_quoted(asked.method)},"host":{_quoted(asked.host)},"path":{_quoted(asked.path)}'
+    return _remembered(asked) if len(asked.path) <= _SHORT_PATH else _written(asked)
+
+
+def _written(asked: Asked) -> str:
+    path = asked.path if len(asked.path) <= _LONGEST_PATH else asked.path[:_LONGEST_PATH] + "..."
+    return f'"method":{_quoted(asked.method)},"host":{_quoted(asked.host)},"path":{_quoted(path)}'
+
+
+_remembered = lru_cache(maxsize=1024)(_written)
 
 
 @lru_cache(maxsize=4096)

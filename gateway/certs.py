@@ -28,7 +28,14 @@ from typing import Any
 import service_identity
 from cryptography import x509
 from OpenSSL import SSL
-from OpenSSL.crypto import FILETYPE_ASN1, X509, X509StoreFlags, dump_certificate
+from OpenSSL.crypto import (
+    FILETYPE_ASN1,
+    X509,
+    X509StoreContext,
+    X509StoreContextError,
+    X509StoreFlags,
+    dump_certificate,
+)
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.logger import Logger
@@ -231,6 +238,23 @@ class ServerContext:
         connection = SSL.Connection(self._default, sock)
         connection.set_accept_state()
         return connection
+
+    def still_trusts(self, connection: SSL.Connection) -> bool:
+        """Whether the client of a connection that another context let in would be let in by this one, too.
+
+        Its certificate may have been revoked since, or its authority removed. What a stale CRL's warning forgives at a
+        handshake is not forgiven here: that client has to come back.
+        """
+        certificate = connection.get_peer_certificate()
+        if certificate is None:
+            return self._tls.client_certificate != "required"
+        store = self._default.get_cert_store()
+        assert store is not None
+        try:
+            X509StoreContext(store, certificate, connection.get_peer_cert_chain()).verify_certificate()
+        except X509StoreContextError:
+            return False
+        return True
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N802, N803, ARG002 - as the interface has it
         """The same for Twisted's own TLS, in memory."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gateway.certs import Certificates
 from gateway.errors import Problems
-from gateway.net.driver import Door
+from gateway.net.door import Door
 from gateway.policy import Policy
 from gateway.routes import Routes
 from gateway.session import http, postgres
@@ -66,11 +67,32 @@ class Doors:
         access: dict[str, Any] = {f"postgres:{one.name}": _postgres_access(config, one) for one in config.postgres}
         access |= {f"https:{one.name}": _https_access(config, one) for one in config.https}
         access |= {f"tunnel:{one.name}": _tunnel_access(config, one) for one in config.tunnels}
-        doors = [_door(config, certificates, f"postgres:{one.name}", self._postgres, one) for one in config.postgres]
-        doors += [_door(config, certificates, f"https:{one.name}", self._https, one) for one in config.https]
-        doors += [_door(config, certificates, f"tunnel:{one.name}", self._tunnel, one) for one in config.tunnels]
-        doors += [_door(config, certificates, HEALTH, self._health)] if config.health else []
+        make = partial(self._door, config, certificates)
+        doors = [make(f"postgres:{one.name}", self._postgres, one) for one in config.postgres]
+        doors += [make(f"https:{one.name}", self._https, one) for one in config.https]
+        doors += [make(f"tunnel:{one.name}", self._tunnel, one) for one in config.tunnels]
+        doors += [make(HEALTH, self._health)] if config.health else []
         return State(config, {door.name: door for door in doors}, access)
+
+    def _door(
+        self,
+        config: Config,
+        certificates: Certificates,
+        section: str,
+        opener: Callable[[str], _Opener],
+        one: PostgresListener | HTTPSListener | Tunnel | None = None,
+    ) -> Door:
+        return Door(
+            name=section,
+            session=opener(section),
+            certificates=certificates,
+            proxy_networks=one.proxy_protocol if one else (),
+            handshake_timeout=config.limits.handshake_timeout,
+            idle_timeout=config.limits.idle_timeout,
+            grace=config.gateway.shutdown_grace,
+            quiet=one is None,
+            latest=lambda: self.state().doors[section],
+        )
 
     def _access(self, section: str) -> Callable[[], Any]:
         return lambda: self.state().access[section]
@@ -93,10 +115,11 @@ class Doors:
 
 def _servers(config: Config) -> dict[str, tuple[ServerTLS, tuple[bytes, ...]]]:
     """How each listener speaks TLS to its clients, and what it speaks inside."""
-    found = {f"postgres:{one.name}": (one.tls, (postgres.ALPN,)) for one in config.postgres}
-    found |= {f"https:{one.name}": (one.tls, (http.ALPN,)) for one in config.https}
-    tunnels = {f"tunnel:{one.name}": (one.tls, one.alpn) for one in config.tunnels}
-    return {section: (tls, alpn) for section, (tls, alpn) in {**found, **tunnels}.items() if tls is not None}
+    found: dict[str, tuple[ServerTLS | None, tuple[bytes, ...]]] = {}
+    found |= {f"postgres:{one.name}": (one.tls, (postgres.ALPN,)) for one in config.postgres}
+    found |= {f"https:{one.name}": (one.tls, http.ALPN) for one in config.https}
+    found |= {f"tunnel:{one.name}": (one.tls, one.alpn) for one in config.tunnels}
+    return {section: (tls, alpn) for section, (tls, alpn) in found.items() if tls is not None}
 
 
 def _upstreams(config: Config) -> dict[str, Upstream]:
@@ -104,25 +127,6 @@ def _upstreams(config: Config) -> dict[str, Upstream]:
     found = {f"upstream:{name}": upstream for name, upstream in config.upstreams.items()}
     found |= {f"route:{route.name}": route.upstream for route in config.routes}
     return found | {f"tunnel:{one.name}": one.upstream for one in config.tunnels}
-
-
-def _door(
-    config: Config,
-    certificates: Certificates,
-    section: str,
-    opener: Callable[[str], _Opener],
-    one: PostgresListener | HTTPSListener | Tunnel | None = None,
-) -> Door:
-    return Door(
-        name=section,
-        session=opener(section),
-        certificates=certificates,
-        proxy_networks=one.proxy_protocol if one else (),
-        handshake_timeout=config.limits.handshake_timeout,
-        idle_timeout=config.limits.idle_timeout,
-        grace=config.gateway.shutdown_grace,
-        quiet=one is None,
-    )
 
 
 def _postgres_access(config: Config, one: PostgresListener) -> Access:

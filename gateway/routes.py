@@ -26,7 +26,7 @@ class Route:
     hosts: lower-case names; `*.example.org` is any one label more; empty: every host.
     path: the prefix, of whole segments, without a final slash; empty: every path.
     upstream: its `name` is `route:NAME`. base: takes the place of `path` in what the upstream is asked for; None: the
-    path goes as it came. keep_host: the upstream sees the client's Host, else its own address.
+    path goes as it came. keep_host: the upstream sees the client's Host, else its own (first) address.
     client: whether a certificate is `"required"`, `"optional"` or `"none"` is looked at.
     cn: `"key"`: the certificate's CN is a secret that Authorization has to repeat; `"id"`: the certificate names the
     client, and Authorization is the upstream's business. identity: where an id stands: `"cn"`, `"uri"`, `"dns"`,

@@ -1,5 +1,5 @@
-"""A real gateway process for the tests: `twistd -n securegw -c …` on free ports, in front of a real PostgreSQL or of a
-web service.
+"""A real gateway process for the tests: `twistd -n securegw -c …` on free ports, in front of a real PostgreSQL, of a
+web service, or of whatever is behind a tunnel.
 
 Owns its folder (certificates, a JWT key pair, the INI, the audit file), its start and its end.
 """
@@ -63,6 +63,7 @@ class RunningGateway:
 
     Made by `running`, that is `[postgres:main]`. Made by `https`, it is `[https:main]` (also as `https_port`), there is
     `[health]` on `health_port`, and the authority whose certificate is `root_certificate` vouches for clients, too.
+    Made by `tunnels`, it is that of `[health]`: a mere question at a tunnel would already be one to what is behind it.
     """
 
     folder: Path
@@ -80,7 +81,7 @@ class RunningGateway:
     @contextmanager
     def running(cls, folder: Path, sections: Sections, **environ: str) -> Iterator[Self]:
         """With `sections` over the defaults below: at least `[upstream:main]`."""
-        with cls.made(folder, sections, **environ)._for_a_while() as gateway:
+        with cls.made(folder, sections, **environ).for_a_while() as gateway:
             yield gateway
 
     @classmethod
@@ -99,7 +100,7 @@ class RunningGateway:
     @contextmanager
     def https(cls, folder: Path, sections: Sections, **environ: str) -> Iterator[Self]:
         """With `sections` over the defaults below: at least the `upstream` of `[route:main]`."""
-        with cls.made_https(folder, sections, **environ)._for_a_while() as gateway:
+        with cls.made_https(folder, sections, **environ).for_a_while() as gateway:
             yield gateway
 
     @classmethod
@@ -117,6 +118,19 @@ class RunningGateway:
         return gateway._with(defaults, sections)
 
     @classmethod
+    @contextmanager
+    def tunnels(cls, folder: Path, sections: Sections, **environ: str) -> Iterator[Self]:
+        """With `sections`: at least one `[tunnel:…]`, on a port of the test's choice."""
+        with cls.made_tunnels(folder, sections, **environ).for_a_while() as gateway:
+            yield gateway
+
+    @classmethod
+    def made_tunnels(cls, folder: Path, sections: Sections, **environ: str) -> Self:
+        gateway = cls._bare(folder, environ)
+        gateway.health_port = gateway.port
+        return gateway._with({"health": {"listen": f"127.0.0.1:{gateway.port}"}}, sections)
+
+    @classmethod
     def _bare(cls, folder: Path, environ: dict[str, str]) -> Self:
         ca = make_ca("gateway tests")
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +145,7 @@ class RunningGateway:
         return self
 
     @contextmanager
-    def _for_a_while(self) -> Iterator[Self]:
+    def for_a_while(self) -> Iterator[Self]:
         self.start()
         try:
             yield self
@@ -274,7 +288,7 @@ class RunningGateway:
     def pooled(self) -> int:
         """How many connections to web services there are, which nobody has ended."""
         assert self.process is not None
-        if not self.health_port:
+        if not any(section.startswith("route:") for section in self.sections):
             return 0
         sockets = psutil.Process(self.process.pid).net_connections("tcp")
         open_now = [one for one in sockets if one.status == psutil.CONN_ESTABLISHED]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,17 +17,23 @@ from typing import NoReturn
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from gateway import app
+from gateway import demo as demo_module
 from gateway.app import Gateway, makeService
 from gateway.errors import ConfigError, Problem
+from gateway.net.owner import NOBODY
+from gateway.net.transport import Transport
 from gateway.quickstart import Quickstart
+from gateway.session.health import Health
+from gateway.session.vocabulary import Dial, Opened
 from gateway.settings import Config
 from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
 from tests.gateways import ini
-from tests.pki import issue, make_ca
+from tests.pki import issue, make_ca, write_pem
 from tests.reactor import ManualReactor
 from tests.servers import free_port
 
@@ -180,6 +189,220 @@ def test_reload_of_the_environment_from_another_folder(
     assert gateway._state.config.audit.file == site.folder / "audit.jsonl"
 
 
+def local() -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def everything(site: Site) -> Site:
+    """One listener of each kind."""
+    write_pem(site.folder / "ca.crt", CA.certificate)
+    site.sections["tls"] |= {"client_certificate": "optional", "client_ca": "ca.crt"}
+    site.sections |= {
+        "health": {"listen": local()},
+        "https:main": {"listen": local()},
+        "route:main": {"upstream": "http://127.0.0.1:9", "rules": "allow all all"},
+        "tunnel:in": {"mode": "server", "listen": local(), "upstream": "127.0.0.1:9", "rules": "allow all all"},
+    }
+    site.write()
+    return site
+
+
+KINDS = ("postgres:main", "https:main", "tunnel:in", "health")
+
+
+class Asked:
+    """Stands for a driver."""
+
+    def admit(self, subject: str) -> bool:
+        return True
+
+    def renew(self) -> bool:
+        return True
+
+    def idle(self, dial: Dial) -> bool:
+        return False
+
+
+def all_open(gateway: Gateway) -> None:
+    """Whoever comes now is heard, whatever listener he comes through."""
+    for section, door in gateway._state.doors.items():
+        assert door.session(Asked()).handle(Opened(Address("192.0.2.1", 4711))), section
+
+
+def test_an_ini_without_postgres(everything: Site, errors: list[str]) -> None:
+    """HTTPS and a route are enough: no token, no database, no quickstart."""
+    sections = everything.sections
+    everything.sections = {name: sections[name] for name in ("tls", "audit", "https:main", "route:main")}
+    everything.write()
+    gateway = everything.start()
+    assert [section for section, _ in gateway._bound] == ["https:main"]
+    gateway.startService()
+    assert gateway.reload(), errors
+    assert set(gateway._state.doors) == {"https:main"}
+    all_open(gateway)
+
+
+def test_each_kind_of_listener_is_bound(everything: Site) -> None:
+    gateway = everything.start()
+    bound = {section: sock.getsockname()[1] for section, sock in gateway._bound}
+    assert {section: f"127.0.0.1:{port}" for section, port in bound.items()} == {
+        section: everything.sections[section]["listen"] for section in KINDS
+    }
+
+
+@pytest.mark.parametrize("section", KINDS)
+def test_reload_with_another_address_is_refused(everything: Site, errors: list[str], section: str) -> None:
+    gateway = everything.start()
+    before = gateway._state
+    everything.sections[section]["listen"] = local()
+    everything.write()
+    assert not gateway.reload()
+    assert errors == [f"[{section}] listen: a new or changed address needs a restart"]
+    assert gateway._state is before
+
+
+@pytest.mark.parametrize("section", KINDS)
+def test_reload_with_a_new_listener_is_refused(everything: Site, errors: list[str], section: str) -> None:
+    whole = dict(everything.sections)
+    del everything.sections[section]
+    if section == "https:main":
+        del everything.sections["route:main"]
+    everything.write()
+    gateway = everything.start()
+    everything.sections = whole
+    everything.write()
+    assert not gateway.reload()
+    assert errors == [f"[{section}] listen: a new or changed address needs a restart"]
+    assert section not in gateway._state.doors
+
+
+@pytest.mark.parametrize("section", KINDS)
+def test_reload_without_a_listener_is_refused_and_it_goes_on(everything: Site, errors: list[str], section: str) -> None:
+    """Sessions at its door look up what they may: that never goes away."""
+    gateway = everything.start()
+    before = gateway._state
+    del everything.sections[section]
+    if section == "https:main":
+        del everything.sections["route:main"]
+    everything.write()
+    assert not gateway.reload()
+    assert errors == [f"[{section}] listen: to remove a listener needs a restart"]
+    assert gateway._state is before
+    all_open(gateway)
+
+
+def test_reload_takes_over_rules_and_limits(everything: Site, errors: list[str]) -> None:
+    gateway = everything.start()
+    gateway.startService()
+    connections = gateway.connections
+    assert connections is not None
+    assert (connections.limit, connections.addresses.limit, connections.subjects.limit) == (1000, 200, 100)
+    everything.sections["limits"] = {
+        "max_connections": 30,
+        "max_connections_per_address": 20,
+        "max_connections_per_subject": 10,
+        "cancel_rate": 3,
+    }
+    everything.sections["route:main"]["rules"] = ""
+    everything.write()
+    assert gateway.reload(), errors
+    assert (connections.limit, connections.addresses.limit, connections.subjects.limit) == (30, 20, 10)
+    assert gateway.cancels.rate.per_second == 3
+
+
+def test_a_reload_that_failed_shows_in_the_health(everything: Site) -> None:
+    gateway = everything.start()
+    assert not gateway._health().last_reload_failed
+    port = everything.sections["health"]["listen"]
+    everything.sections["health"]["listen"] = local()
+    everything.write()
+    gateway.reload()
+    assert gateway._health().last_reload_failed
+    everything.sections["health"]["listen"] = port
+    everything.write()
+    gateway.reload()
+    assert not gateway._health().last_reload_failed
+    # Whatever the reason.
+    audit = everything.folder / "audit.jsonl"
+    audit.unlink()
+    audit.mkdir()
+    before = gateway._state
+    gateway.reload()
+    assert gateway._health().last_reload_failed
+    assert gateway._state is before
+
+
+def test_the_health_of_a_gateway_from_its_start_to_its_end(everything: Site) -> None:
+    gateway = everything.start()
+    assert not gateway._health().ready
+    gateway.startService()
+    assert gateway._health() == Health(ready=True, last_reload_failed=False, connections=0)
+    near, far = socket.socketpair()
+    health, client = socket.socketpair()
+    gateway._accepted("https:main")(near, Address("192.0.2.1", 4711))
+    gateway._accepted("health")(health, Address("127.0.0.1", 4711))
+    assert gateway._health().connections == 1
+    far.close()
+    client.close()
+    everything.reactor.settle()
+    assert gateway._health().connections == 0
+    gateway.stopService()
+    assert not gateway._health().ready
+
+
+def idle_upstream(gateway: Gateway) -> Transport:
+    assert gateway.connections is not None
+    near, far = socket.socketpair()
+    transport = Transport(gateway.connections.poller, gateway._reactor, near, NOBODY)
+    gateway.connections.pool.put("anything", transport)
+    assert not transport.closed
+    far.close()
+    return transport
+
+
+def test_a_reload_drops_idle_upstreams_and_the_end_takes_no_more(everything: Site, errors: list[str]) -> None:
+    """They were verified with what was trusted then."""
+    gateway = everything.start()
+    gateway.startService()
+    assert gateway.connections is not None
+    pool = gateway.connections.pool
+    transport = idle_upstream(gateway)
+    everything.sections["limits"] = {"max_connections": "many"}
+    everything.write()
+    assert not gateway.reload()
+    assert not transport.closed
+    del everything.sections["limits"]
+    everything.write()
+    assert gateway.reload(), errors
+    assert transport.closed
+    transport = idle_upstream(gateway)
+    gateway.stopService()
+    assert transport.closed
+    assert len(pool) == 0
+    near, far = socket.socketpair()
+    late = Transport(gateway.connections.poller, gateway._reactor, near, NOBODY)
+    pool.put("anything", late)
+    assert late.closed
+    far.close()
+
+
+def test_garbage_is_looked_for_rarely_once_it_runs(site: Site) -> None:
+    gateway = site.start()
+    before = gc.get_threshold()
+    gateway.startService()
+    assert gc.get_threshold() == before
+    try:
+        for call in site.reactor.when_running:
+            call()
+        assert gc.get_threshold()[0] >= 10_000
+        assert gc.get_freeze_count() > 0
+        assert gc.isenabled()
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
 # --- a start that is refused ------------------------------------------------------------------------------------------
 
 
@@ -211,6 +434,7 @@ class Demo:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stopped = 0
+        self.application: Path | None = None
         self.during: Callable[[], object] = lambda: None
         monkeypatch.setattr(app, "prepare", self.prepare)
 
@@ -218,7 +442,7 @@ class Demo:
         self.during()
         running = ExitStack()
         running.callback(self.stop)
-        return Quickstart(self.complete(config), "a banner", self.complete, running)
+        return Quickstart(self.complete(config), "a banner", self.application, self.complete, running)
 
     def complete(self, config: Config) -> Config:
         upstream = Upstream("main", (Address("/run/.s.PGSQL.5432", 0),), ClientTLS(TLSMode.DISABLE))
@@ -315,3 +539,75 @@ def test_once_it_runs_its_own_signals_count(site: Site, monkeypatch: pytest.Monk
         signal.raise_signal(number)
     gateway._reactor.advance(0)
     assert told == ["reload", "end", "end"]
+
+
+# --- the demo application ---------------------------------------------------------------------------------------------
+
+
+class Application:
+    """Stands for the demo application."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.said: list[object] = []
+        self.gone: Deferred[None] = Deferred()
+
+    def start(self, reactor: object) -> None:
+        self.said.append(("start", reactor))
+
+    def stop(self) -> Deferred[None]:
+        self.said.append("stop")
+        return self.gone
+
+
+def test_the_demo_application_runs_as_long_as_the_gateway(
+    site: Site, demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Application] = []
+
+    def make(path: Path) -> Application:
+        made.append(Application(path))
+        return made[-1]
+
+    monkeypatch.setattr(demo_module, "DemoApplication", make)
+    demo.application = site.folder / "demo.sock"
+    gateway = site.start()
+    (application,) = made
+    assert (application.path, application.said) == (demo.application, [])
+    gateway.startService()
+    assert application.said == [("start", site.reactor)]
+    ended: list[object] = []
+    gateway.stopService().addCallback(ended.append)
+    assert application.said[1:] == ["stop"]
+    assert ended == []
+    application.gone.callback(None)
+    assert ended == [None]
+
+
+def test_without_a_route_to_it_there_is_no_demo_application(
+    site: Site, demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_module, "DemoApplication", lambda _: pytest.fail("it was made"))
+    gateway = site.start()
+    gateway.startService()
+    ended: list[object] = []
+    gateway.stopService().addCallback(ended.append)
+    assert ended == [None]
+
+
+def test_an_end_before_it_began_ends_the_demo_application_too(
+    site: Site, demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real one: it has nothing to stop yet."""
+    demo.application = site.folder / "demo.sock"
+    gateway = site.start()
+    ended: list[object] = []
+    gateway.stopService().addCallback(ended.append)
+    assert ended == [None]
+    assert demo.stopped == 1
+
+
+def test_what_only_the_demo_application_needs_is_not_asked_for() -> None:
+    """It comes with the quickstart extra."""
+    code = "import sys, gateway.app; sys.exit('h11' in sys.modules or 'wsproto' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
-from gateway.audit import Audit, record
-from gateway.session.vocabulary import Facts
+from gateway.audit import Audit, record, request_record, whence
+from gateway.session.vocabulary import Asked, Facts, Passage, RequestRecord
 
 NOW = 1_900_000_000.1234
 
@@ -86,6 +86,97 @@ def test_whatever_a_client_calls_itself(name: str):
     line = record("open", NOW, Facts(user=name))
     assert len((line + "\n").encode("ascii").splitlines()) == 1
     assert json.loads(line)["user"] == name
+
+
+# --- records of requests -------------------------------------------------------------------------------------------
+
+WHERE = whence(7, "https:main", "192.0.2.1:5")
+ASKED = Asked("GET", "things.example.org", "/channels/1")
+
+
+def test_what_the_record_of_a_request_says_and_in_which_order():
+    facts = RequestRecord(
+        ASKED,
+        Passage("main", "key:0123456789abcdef", "0a", "allow all all"),
+        status=200,
+        upstream="10.0.0.1:80",
+        decision="allowed",
+        sent=3,
+        received=4,
+        seconds=0.0126,
+        reason="why",
+    )
+    assert request_record(NOW, WHERE, facts) == (
+        '{"time":"2030-03-17T17:46:40.123+00:00","event":"request","connection":7,"listener":"https:main",'
+        '"client":"192.0.2.1:5","method":"GET","host":"things.example.org","path":"/channels/1","status":200,'
+        '"sent":3,"received":4,"seconds":0.013,"decision":"allowed","route":"main","subject":"key:0123456789abcdef",'
+        '"serial":"0a","rule":"allow all all","upstream":"10.0.0.1:80","reason":"why"}'
+    )
+
+
+def test_what_is_not_known_of_a_request_is_left_out_but_zero_is_known():
+    entry = json.loads(request_record(NOW, WHERE, RequestRecord(Asked(), Passage())))
+    assert entry == {
+        "time": "2030-03-17T17:46:40.123+00:00",
+        "event": "request",
+        "connection": 7,
+        "listener": "https:main",
+        "client": "192.0.2.1:5",
+        "method": "",
+        "host": "",
+        "path": "",
+        "status": 0,
+        "sent": 0,
+        "received": 0,
+        "seconds": 0.0,
+        "decision": "refused",
+    }
+
+
+def _hostile_request(name: str) -> str:
+    where = whence(7, name, name)
+    passage = Passage(name, name, name, name)
+    return request_record(NOW, where, RequestRecord(Asked(name, name, name), passage, 200, upstream=name, reason=name))
+
+
+REQUEST_KEYS = [
+    *("time", "event", "connection", "listener", "client", "method", "host", "path", "status", "sent", "received"),
+    *("seconds", "decision", "route", "subject", "serial", "rule", "upstream", "reason"),
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nor_can_a_name_in_a_request(name: str):
+    line = _hostile_request(name)
+    assert line.isascii()
+    assert line.isprintable()
+    entry = json.loads(line, object_pairs_hook=list)
+    assert [key for key, _ in entry] == REQUEST_KEYS
+    ours = ("time", "event", "connection", "status", "sent", "received", "seconds", "decision")
+    assert {value for key, value in entry if key not in ours} == {name}
+    assert dict(entry)["decision"] == "refused"
+
+
+@given(st.text(st.characters()))
+def test_whatever_is_asked_for(name: str):
+    line = _hostile_request(name)
+    assert len((line + "\n").encode("ascii").splitlines()) == 1
+    assert json.loads(line)["path"] == name
+
+
+@given(st.integers(0, 4_000_000_000_000))
+def test_both_kinds_of_records_tell_the_time_alike(milliseconds: int):
+    """To the millisecond; the middle of each, where rounding is no matter."""
+    now = (milliseconds + 0.5) / 1000
+    one, other = record("open", now, Facts()), request_record(now, WHERE, RequestRecord(ASKED, Passage()))
+    assert json.loads(one)["time"] == json.loads(other)["time"]
+
+
+def test_the_next_second_is_told_as_such():
+    """The last one is remembered."""
+    times = [NOW, NOW + 0.5, NOW + 0.9, NOW + 59, NOW]
+    seconds = [json.loads(request_record(now, WHERE, RequestRecord(ASKED, Passage())))["time"][14:23] for now in times]
+    assert seconds == ["46:40.123", "46:40.623", "46:41.023", "47:39.123", "46:40.123"]
 
 
 # --- the file ------------------------------------------------------------------------------------------------------

@@ -17,11 +17,14 @@ from twisted.logger import Logger
 
 from gateway.audit import Audit
 from gateway.limits import Count, Rate, whose
-from gateway.net.driver import Door, Driver
+from gateway.net.door import Door
+from gateway.net.driver import Driver
 from gateway.net.poller import Poller
 from gateway.net.pool import Pool
 from gateway.upstream import Address
 
+# Connections of a quiet door at a time. They come one by one, from this machine, and are soon answered.
+MAX_QUIET = 16
 # How often idle sessions are looked for; an idle timeout is kept to within this.
 SWEEP_SECONDS = 1.0
 
@@ -45,6 +48,9 @@ class Connections:
         self._turned_away = Rate(0.1)
         self.addresses = Count(0)
         self._drivers: set[Driver] = set()
+        # Those of a quiet door, the oldest first. Not among the others: a gateway that is full can still be asked how
+        # it is.
+        self._quiet: dict[Driver, None] = {}
         # Those over a limit, the oldest first: they take no room from others.
         self._waiting: dict[Driver, None] = {}
         # Those that have proven nothing yet, the oldest first.
@@ -62,6 +68,9 @@ class Connections:
 
     def open(self, door: Door, sock: socket.socket, peer: Address) -> None:
         """Take a connection; or, far over the limit, close it unheard."""
+        if door.quiet:
+            self._open_quiet(door, sock, peer)
+            return
         if len(self._drivers) - len(self._waiting) >= self.limit + self._waiting_room():
             sock.close()
             if self._turned_away.allow("", self.now()):
@@ -69,6 +78,13 @@ class Connections:
             return
         driver = Driver(self, door, next(self._numbers), sock, peer)
         self._drivers.add(driver)
+        driver.start()
+
+    def _open_quiet(self, door: Door, sock: socket.socket, peer: Address) -> None:
+        if len(self._quiet) >= MAX_QUIET:
+            next(iter(self._quiet)).give_way()
+        driver = Driver(self, door, next(self._numbers), sock, peer)
+        self._quiet[driver] = None
         driver.start()
 
     def _waiting_room(self) -> int:
@@ -82,6 +98,8 @@ class Connections:
     # --- House ------------------------------------------------------------------------------------------------------
 
     def welcome(self, driver: Driver, address: str) -> bool:
+        if driver in self._quiet:
+            return True
         client = whose(address)
         if self.addresses.take(client):
             if self._has_room():
@@ -114,15 +132,14 @@ class Connections:
 
     def farewell(self, driver: Driver) -> None:
         self._drivers.discard(driver)
+        self._quiet.pop(driver, None)
         self._waiting.pop(driver, None)
         self._opening.pop(driver, None)
         if driver.address is not None:
             self.addresses.free(driver.address)
         if driver.subject is not None:
             self.subjects.free(driver.subject)
-        if self._empty is not None and not self._drivers:
-            empty, self._empty = self._empty, None
-            empty.callback(None)
+        self._look_if_empty()
 
     def write_audit(self, line: str) -> None:
         self._audit.write(line)
@@ -135,9 +152,12 @@ class Connections:
             self._sweep.stop()
         done: Deferred[None] = Deferred()
         self._empty = done
-        for driver in tuple(self._drivers):
+        for driver in (*self._drivers, *self._quiet):
             driver.shut_down()
-        if not self._drivers and self._empty is not None:
-            self._empty = None
-            done.callback(None)
+        self._look_if_empty()
         return done
+
+    def _look_if_empty(self) -> None:
+        if self._empty is not None and not (self._drivers or self._quiet):
+            empty, self._empty = self._empty, None
+            empty.callback(None)

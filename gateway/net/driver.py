@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.logger import Logger
 
 from gateway import audit
-from gateway.certs import Certificates, tls_facts
+from gateway.certs import tls_facts
 from gateway.errors import ProtocolError, UpstreamError
 from gateway.net import dial
-from gateway.net.poller import Poller
-from gateway.net.pool import Pool
+from gateway.net.deadline import Deadline
+from gateway.net.door import Door, House
 from gateway.net.relay import Relay
 from gateway.net.stream import SIZE
 from gateway.net.transport import Transport
@@ -41,7 +40,6 @@ from gateway.session.vocabulary import (
     Lost,
     Opened,
     Proceed,
-    Questions,
     Release,
     RequestRecord,
     Reuse,
@@ -60,53 +58,9 @@ from gateway.session.vocabulary import (
 from gateway.upstream import Address
 from gateway.wire.proxy import ProxyHeader
 
-# Twisted refuses timers further away than this; a token may be valid for years.
-_FAR = 86_400.0
 # What may wait for a client that does not read: a read of the upstream's, and what a session itself says. Only one who
 # asks on and on without reading an answer gets beyond that.
 MAX_PENDING = 8 * SIZE
-
-
-@dataclass(frozen=True, slots=True)
-class Door:
-    """One listener's present settings, as a connection reads them once when it opens. A reload makes a new one.
-
-    name: its section, by which `certificates` knows its context. session: makes one, given whom it may ask.
-    proxy_networks: peers that must begin with a PROXY header. idle_timeout, grace: seconds. quiet: its connections
-    leave no audit record.
-    """
-
-    name: str
-    session: Callable[[Questions], Session]
-    certificates: Certificates
-    proxy_networks: tuple[Network, ...]
-    handshake_timeout: float
-    idle_timeout: float | None
-    grace: float
-    quiet: bool = False
-
-
-class House(Protocol):
-    """What all connections of the process share (`gateway.net.connections`). `now`: seconds since the epoch."""
-
-    reactor: Any
-    poller: Poller
-    pool: Pool
-    now: Callable[[], float]
-
-    def welcome(self, driver: Driver, address: str) -> bool:
-        """Count a connection from that address; False: it is one too many."""
-
-    def opened(self, driver: Driver) -> None:
-        """It has proven who it is, and something is dialed for it."""
-
-    def admit(self, driver: Driver, subject: str) -> bool:
-        """Count a session of that subject; False: it is one too many."""
-
-    def farewell(self, driver: Driver) -> None:
-        """It has ended: give back what was counted."""
-
-    def write_audit(self, line: str) -> None: ...
 
 
 class Driver:
@@ -119,7 +73,6 @@ class Driver:
         "_deadline",
         "_dial",
         "_door",
-        "_earliest",
         "_events",
         "_expires",
         "_header",
@@ -134,7 +87,6 @@ class Driver:
         "_running",
         "_session",
         "_target",
-        "_timer",
         "_upstream",
         "_where",
         "address",
@@ -158,8 +110,7 @@ class Driver:
         self._running = self._over = False
         self._where = ""
         self._held = False
-        self._deadline = self._earliest = 0.0
-        self._timer: Any = None
+        self._deadline = Deadline(house.reactor, self._deadline_passed)
         self._expires = 0.0
         self._opened_at = self._moved_at = house.now()
         self._moved = 0
@@ -168,6 +119,14 @@ class Driver:
 
     def admit(self, subject: str) -> bool:
         return self._house.admit(self, subject)
+
+    def renew(self) -> bool:
+        latest = self._door.latest() if self._door.latest else self._door
+        if latest is self._door:
+            return True
+        self._door = latest
+        connection = self._client.connection
+        return connection is None or latest.certificates.server(latest.name).still_trusts(connection)
 
     def idle(self, dial: Dial) -> bool:
         return self._house.pool.ready((self._door.certificates, dial.name))
@@ -257,6 +216,11 @@ class Driver:
                 self._drop_upstream()
                 self._tell(Lost(Side.UPSTREAM, str(error)))
                 return
+            if self._client.pending:
+                transport.pause()  # which was read in spite of that, to shake hands
+        if transport is self._client and not self.renew():
+            self._end("TLS: the client certificate is not trusted any more, since a reload")
+            return
         self._tell(Secured(self._side(transport), tls_facts(connection, issuers=transport is self._client)))
 
     def lost(self, transport: Transport, reason: str) -> None:
@@ -288,25 +252,14 @@ class Driver:
             self._upstream.start_tls(lambda sock: context.connection(sock, host))
 
     def _set_deadline(self, command: SetDeadline) -> None:
-        """A timer that would fire earlier is left to: when it fires it is set again. Most requests move no timer."""
         if command.seconds is None:
-            self._stop_timer()
-            return
-        self._deadline = deadline = self._house.reactor.seconds() + command.seconds
-        if self._timer is None:
-            self._timer = self._house.reactor.callLater(command.seconds, self._look_at_deadline)
-        elif deadline < self._earliest:
-            self._timer.reset(command.seconds)
+            self._deadline.stop()
         else:
-            return
-        self._earliest = deadline
+            self._deadline.set(command.seconds)
 
-    def _look_at_deadline(self) -> None:
-        self._timer = None
-        left = self._deadline - self._house.reactor.seconds()
-        if left > 0:
-            self._timer = self._house.reactor.callLater(left, self._look_at_deadline)
-            self._earliest = self._deadline
+    def _deadline_passed(self) -> None:
+        if self._relay is not None:
+            self._wait_for_expiry()
         elif self._header is not None:
             self._end("timed out before the PROXY header was complete")
         else:
@@ -316,11 +269,6 @@ class Driver:
         if self._client.pending:
             return Side.CLIENT
         return Side.UPSTREAM if self._upstream is not None and self._upstream.pending else None
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
 
     def _dial_upstream(self, command: Dial) -> None:
         self._house.opened(self)
@@ -427,7 +375,7 @@ class Driver:
         assert self._upstream is not None  # a session splices only after Dialed
         if not self._where:
             self._audit("open")
-        self._stop_timer()
+        self._deadline.stop()
         self._relay = Relay(
             self._house.reactor,
             self._client,
@@ -451,9 +399,8 @@ class Driver:
     def _wait_for_expiry(self) -> None:
         left = self._expires - self._house.now()
         if left > 0:
-            self._timer = self._house.reactor.callLater(min(left, _FAR), self._wait_for_expiry)
+            self._deadline.set(left)
         else:
-            self._timer = None
             self._tell(Expired())
 
     def _close(self, command: Close) -> None:
@@ -496,7 +443,7 @@ class Driver:
         if self._over:
             return
         self._over = True
-        self._stop_timer()
+        self._deadline.close()
         self._last_words()
         if self._relay is None:
             self._drop_upstream()

@@ -30,6 +30,8 @@ class Pool:
         # Of each key its transports, and since when they are idle; the one returned last at the end.
         self._idle: dict[Hashable, list[tuple[Transport, float]]] = {}
         self._size = 0
+        # What `ready` has found, for `take`: another may be put on top of it in between.
+        self._found: tuple[Transport, float] | None = None
         self._open = True
 
     def __len__(self) -> int:
@@ -40,15 +42,23 @@ class Pool:
         found = self._idle.get(key)
         while found:
             if found[-1][0].at_rest:
+                self._found = found[-1]
                 return True
             self._size -= 1
             found.pop()[0].abort()
         return False
 
     def take(self, key: Hashable) -> Transport:
-        """The one that `ready` has just found: the last returned, which knows its peer best. The caller adopts it."""
+        """The one that `ready` has just found, and no other: nobody has looked at those. The caller adopts it.
+
+        Raises ValueError if it was not asked before.
+        """
+        chosen, self._found = self._found, None
+        if chosen is None:
+            raise ValueError("take comes after ready")
+        self._idle[key].remove(chosen)
         self._size -= 1
-        return self._idle[key].pop()[0]
+        return chosen[0]
 
     def put(self, key: Hashable, transport: Transport) -> None:
         """Keep it; or close it if anything is on its way in either direction, or it is one too many."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from fcntl import ioctl
@@ -21,8 +22,10 @@ from gateway.net.poller import READ, WRITE, Poller
 from gateway.net.stream import SIZE, VIEW, BrokenStream, ClosedStream, EndOfStream, PlainStream, Stream, tls_stream
 
 # After our last byte the peer gets so long to read it before the socket is closed: a close with unread input is a
-# reset, which can destroy an ErrorResponse on its way.
+# reset, which can destroy an ErrorResponse on its way. And so long again whenever it has taken some of what is left,
+# but no longer than the second in all.
 LINGER_SECONDS = 2.0
+MAX_LINGER_SECONDS = 30.0
 # And it may send so much more, unread, in that time.
 LINGER_BYTES = 1_048_576
 # How often it is looked whether the system has sent everything, so that a reset destroys nothing here.
@@ -53,6 +56,7 @@ class Transport:
         "_pending",
         "_poller",
         "_sock",
+        "_written",
         "closed",
         "connection",
         "ended",
@@ -68,7 +72,7 @@ class Transport:
         self._interest = 0
         self._pending = bytearray()
         self.pending = 0  # bytes that the peer has not taken yet
-        self._broken = self._closing = False
+        self._broken = self._closing = self._written = False
         self._linger: Any = None
         self._limit = SIZE
         self.on_readable: Callable[[], None] = self._receive
@@ -188,9 +192,16 @@ class Transport:
         self.stream = tls_stream(self.connection)
         self.on_readable = self._handshake
         self.resume()
-        self._handshake()
+        # If that is all, the owner, whose call this is, has yet to act on it: what the peer says next is still on the
+        # socket, for whoever reads then.
+        self._shake_hands()
 
     def _handshake(self) -> None:
+        self._shake_hands()
+        if not self.closed and self.on_readable == self._receive and self._interest & READ:
+            self._receive()
+
+    def _shake_hands(self) -> None:
         try:
             done = self.stream.handshake()
         except BrokenStream as error:
@@ -203,8 +214,6 @@ class Transport:
             return
         self.on_readable = self._receive
         self._owner.secured(self)
-        if not self.closed and self.on_readable == self._receive and self._interest & READ:
-            self._receive()
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -241,6 +250,7 @@ class Transport:
             self._want(self._interest | WRITE)
 
     def _flush(self) -> None:
+        self._written = True
         try:
             while self._pending:
                 sent = self.stream.send(bytes(memoryview(self._pending)[:SIZE]))
@@ -315,12 +325,28 @@ class Transport:
             return
         self._closing, self._broken = True, broken
         self._owner = NOBODY
-        self._linger = self._clock.callLater(LINGER_SECONDS, self.abort)
+        self._written = False
+        latest = self._clock.seconds() + MAX_LINGER_SECONDS
+        self._linger = self._clock.callLater(LINGER_SECONDS, self._look, self._left(), latest)
         self._limit = LINGER_BYTES
         self.stream.wants_write = False
         self.on_readable = self._discard
         if not self._pending:
             self._finish()
+
+    def _left(self) -> int:
+        """How much the peer has to take before it can take more."""
+        return self.pending + _unsent(self._sock)
+
+    def _look(self, before: int, latest: float) -> None:
+        """A slow peer gets all of it as long as it takes some of it. Half a TLS record is still pending as a whole, but
+        the socket could be written to."""
+        left, wait = self._left(), min(LINGER_SECONDS, latest - self._clock.seconds())
+        if left and (self._written or left < before) and wait > 0:
+            self._written = False
+            self._linger = self._clock.callLater(wait, self._look, left, latest)
+        else:
+            self.abort()
 
     def _finish(self) -> None:
         if self._broken:
@@ -395,8 +421,8 @@ class Transport:
         owner.lost(self, reason)
 
 
-def _unsent(sock: socket.socket) -> bool:
-    """Whether the system still holds bytes that a reset would destroy. A Unix socket's are at the peer's already."""
+def _unsent(sock: socket.socket) -> int:
+    """How many bytes the system still holds, which a reset would destroy. A Unix socket's are at the peer's already."""
     if sock.family == socket.AF_UNIX:
-        return False
-    return any(ioctl(sock, _SIOCOUTQNSD, bytes(4)))
+        return 0
+    return int.from_bytes(ioctl(sock, _SIOCOUTQNSD, bytes(4)), sys.byteorder)

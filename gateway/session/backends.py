@@ -26,11 +26,12 @@ class Backends:
         """One for each address of an upstream: in the order in which to try them now."""
         if len(dials) == 1:
             return dials
-        name = dials[0].upstream.name
-        turn = self._turns.get(name, 0) % len(dials)
-        self._turns[name] = turn + 1
-        now = self._clock()
-        return sorted((*dials[turn:], *dials[:turn]), key=lambda dial: self._down.get(dial.name, 0.0) > now)
+        name, now = dials[0].upstream.name, self._clock()
+        turn = self._turns[name] = self._turns.get(name, -1) + 1
+        up = [dial for dial in dials if self._down.get(dial.name, 0.0) <= now]
+        down = [dial for dial in dials if dial not in up]
+        # Each group by itself: the next of those that are up does not get what was meant for one that is down.
+        return [*_rotated(up, turn), *_rotated(down, turn)]
 
     def failed(self, dial: Dial) -> None:
         self._down[dial.name] = self._clock() + DOWN_SECONDS
@@ -38,3 +39,8 @@ class Backends:
     def worked(self, dial: Dial) -> None:
         if self._down:
             self._down.pop(dial.name, None)
+
+
+def _rotated(dials: list[Dial], turn: int) -> list[Dial]:
+    start = turn % len(dials) if dials else 0
+    return dials[start:] + dials[:start]

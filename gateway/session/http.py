@@ -52,7 +52,8 @@ from gateway.upstream import Address
 from gateway.wire import http1, websocket
 from gateway.wire.http1 import CHUNKED, RequestHead
 
-ALPN = b"http/1.1"
+# Who speaks 1.0 only, such as `curl -0`, says so.
+ALPN = (b"http/1.1", b"http/1.0")
 _CLIENT_HELLO = 0x16
 _SHUTDOWN = "the gateway is shutting down"
 _PROCEED = Proceed()
@@ -177,7 +178,7 @@ class HTTPSession:
                 self._buffer.clear()
                 return self._request(head, rest)
         except http1.Refused as refused:
-            return self._refuse(_refusal(refused), Asked(), b"")
+            return self._refuse_unread(_refusal(refused))
         if begun:
             return ()
         self._buffer += event.data
@@ -189,6 +190,9 @@ class HTTPSession:
         current = self._current()
         if current is not self._access:
             self._renew(current)
+            if not self._questions.renew():
+                asked = Asked(head.method.decode("ascii"), head.hostname, head.path.decode("ascii"))
+                return self._refuse(Refusal(403, "the client certificate is not trusted any more"), asked, head.method)
         out = self._out
         if out is None or out.head is not head:
             # Only that very head, under these very rules, is answered for by what was decided before.
@@ -320,12 +324,17 @@ class HTTPSession:
         record = RequestRecord(asked, self._passage, refusal.status, reason=str(refusal))
         return (record, *self._close(str(refusal), answer(refusal, method)))
 
+    def _refuse_unread(self, refusal: Refusal) -> Sequence[Command]:
+        """A head that says nothing: what is known is who sent it, if there was another request before."""
+        self._passage = Passage(subject=self.facts.subject, serial=self.facts.serial)
+        return self._refuse(refusal, Asked(), b"")
+
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def _head_timed_out(self, _: TimedOut) -> Sequence[Command]:
         if not self._buffer:
             return self._close("nothing was asked for")
-        return self._refuse(Refusal(408, "the request did not come in time"), Asked(), b"")
+        return self._refuse_unread(Refusal(408, "the request did not come in time"))
 
     def _timed_out(self, _: TimedOut) -> Sequence[Command]:
         return self._close("TLS was not finished in time")
@@ -365,7 +374,7 @@ def _refusal(refused: http1.Refused) -> Refusal:
 
 def _shared(authorization: bytes | None) -> bool:
     """These schemes prove the identity of a connection, not of a request (RFC 4559, 6)."""
-    return authorization is None or not authorization.lower().startswith((b"negotiate", b"ntlm"))
+    return authorization is None or not authorization.lower().startswith((b"nego", b"ntlm", b"kerberos"))
 
 
 def _rebased(base: str, path: str, target: bytes) -> bytes:

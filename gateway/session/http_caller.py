@@ -20,19 +20,30 @@ from gateway.routes import Route
 from gateway.session.http_answers import Refusal
 from gateway.session.vocabulary import TLSFacts
 from gateway.upstream import Address
-from gateway.wire.http1 import RequestHead, claims_identity
+from gateway.wire.http1 import RequestHead, claims_identity, frames_otherwise
 
 FORBIDDEN = "forbidden"
 _MISMATCH = "the key in Authorization is not the certificate's"
+_SHORT = 64
+# More parameters than this are not looked through for a key.
+_MAX_PARAMETERS = 1000
 _QUERY_SEPARATOR = re.compile(rb"([&;])")
 # What may become a field's value: visible ASCII, with single spaces inside, as after a scheme word.
 _KEY = re.compile(rb"[!-~]+(?: [!-~]+)*")
 
 
-@lru_cache(maxsize=512)
 def ours(name: bytes) -> bool:
-    """Whether only we may say that field (RFC 9440, 4; RFC 7239, 8.1); by its lower-case name."""
-    return name == b"authorization" or claims_identity(name)
+    """Whether only we may say that field (RFC 9440, 4; RFC 7239, 8.1), or nobody; by its lower-case name."""
+    return _known_ours(name) if len(name) <= _SHORT else _ours(name)
+
+
+def _ours(name: bytes) -> bool:
+    # `Proxy` becomes a variable that programs take their own proxy from (CVE-2016-5385).
+    return name in (b"authorization", b"proxy") or claims_identity(name) or frames_otherwise(name)
+
+
+# Nearly all fields have names that come again and again; what is remembered has to be short.
+_known_ours = lru_cache(maxsize=512)(_ours)
 
 
 class Caller:
@@ -113,6 +124,8 @@ class Caller:
             raise Refusal(403, "the key is required, in Authorization or in ?authorization=", "no key for a WebSocket")
         target = head.target if route.ws_forward_key else without
         if identity is None or identity.key is None:
+            if given is not None and asked is not None and given != asked:
+                raise Refusal(400, "Authorization and ?authorization= are two keys")
             return given if given is not None else asked, target
         for key in (given, asked):
             if key is not None:
@@ -162,6 +175,8 @@ def _query_key(head: RequestHead) -> tuple[bytes | None, bytes]:
         return None, head.target
     # `;` separates for some servers, so it does here.
     pieces = _QUERY_SEPARATOR.split(head.query)
+    if len(pieces) > 2 * _MAX_PARAMETERS:
+        raise Refusal(400, "too many parameters in the query")
     keys, kept = [], []
     for at in range(0, len(pieces), 2):
         name, _, value = pieces[at].replace(b"+", b" ").partition(b"=")

@@ -332,6 +332,12 @@ class Questions(Protocol):
     def admit(self, subject: str) -> bool:
         """Whether that subject may have one more session; if so, this is it."""
 
+    def renew(self) -> bool:
+        """After a reload: go on under what is in force now, trust in upstreams included.
+
+        False: the client's certificate would not be let in under that.
+        """
+
     def idle(self, dial: Dial) -> bool:
         """Whether there is an idle connection of that name, at rest as far as can be seen."""
 

@@ -25,6 +25,7 @@ from gateway.wire.http1_fields import (
     Field,
     Refused,
     claims_identity,
+    frames_otherwise,
     read_fields,
     tokens,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "chunk",
     "claims_identity",
     "find_head",
+    "frames_otherwise",
     "last_chunk",
     "parse_request",
     "parse_response",
@@ -225,10 +227,10 @@ def _checked_hostname(host: bytes) -> str:
     if literal is None:
         return str(name.lower(), "ascii")
     try:
-        IPv6Address(str(literal, "ascii"))
+        # One address has many spellings, and one route.
+        return f"[{IPv6Address(str(literal, 'ascii'))}]"
     except ValueError:
         raise Refused(400, "malformed Host") from None
-    return f"[{str(literal.lower(), 'ascii')}]"
 
 
 def _hostname(host: bytes) -> str:

@@ -13,15 +13,15 @@ from typing import Final
 
 from httptools import HttpRequestParser
 
-from gateway.wire.http1_fields import HOP_BY_HOP, TOKEN, Field, Refused, claims_identity, read_fields
+from gateway.wire.http1_fields import HOP_BY_HOP, TOKEN, Field, Refused, claims_identity, frames_otherwise, read_fields
 
 MAX_EXTENSION: Final = 256
 MAX_TRAILERS: Final = 8_192
 
 _MAX_DIGITS: Final = 16
 _MAX_SIZE_LINE: Final = _MAX_DIGITS + MAX_EXTENSION + 2
-# A chunk may bring so many bytes of framing, and as many again as it has data; what is beyond adds up over the body to
-# this at most. Without it each byte of data could cost us 275 on the wire (CVE-2023-39326 was that).
+# A chunk without extensions may bring so many bytes of framing, and any chunk as many as it has data; what is beyond
+# adds up over the body to this at most. Without it each byte of data could cost us 275 on the wire (so CVE-2023-39326).
 _FREE_FRAMING: Final = 16
 _MAX_EXCESS: Final = 16_384
 
@@ -110,7 +110,8 @@ class ChunkedReader:
         if found is None:
             raise Refused(400, "malformed chunk size")
         self._left = int(found[1], 16)
-        self._excess = max(0, self._excess + len(line) - _FREE_FRAMING - self._left)
+        free = 0 if found[2] else _FREE_FRAMING
+        self._excess = max(0, self._excess + len(line) - free - self._left)
         if self._excess > _MAX_EXCESS:
             raise Refused(400, "more chunk extensions than data")
         if self._left:
@@ -140,7 +141,11 @@ def _trailers(section: bytes) -> list[Field]:
     if not section:
         return []
     fields, _ = read_fields(HttpRequestParser, b"GET / HTTP/1.1\r\n" + section + b"\r\n")
-    return [field for field in fields if field[0] not in _NO_TRAILERS and not claims_identity(field[0])]
+    return [field for field in fields if not _misplaced(field[0])]
+
+
+def _misplaced(name: bytes) -> bool:
+    return name in _NO_TRAILERS or claims_identity(name) or frames_otherwise(name)
 
 
 def chunk(payload: bytes) -> bytes:

@@ -54,6 +54,9 @@ _CLAIMS_BEGIN: Final = (b"x-forwarded-", b"x-client-cert", b"x-ssl-")
 
 _TOKEN: Final = re.compile(TOKEN)
 
+# Servers that make variables of fields write `_` for `-`, and some of them for whatever is no letter or digit.
+DASHED: Final = bytes(byte if bytes([byte]).isalnum() else ord("-") for byte in range(256))
+
 
 class Refused(ProtocolError):
     """The client's bytes get this status code. The text is constant: it holds nothing that the client sent."""
@@ -122,19 +125,32 @@ def _join(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return fields
 
 
-@lru_cache(maxsize=64)
 def tokens(value: bytes) -> frozenset[bytes]:
     """A list of tokens in lower case (RFC 9110, 5.6.1); elements may be empty."""
+    return _remembered(value) if len(value) <= _SHORT else _tokens(value)
+
+
+def _tokens(value: bytes) -> frozenset[bytes]:
     found = frozenset(element.strip(b" \t").lower() for element in value.split(b",")) - {b""}
     if not all(map(_TOKEN.fullmatch, found)):
         raise Refused(400, "malformed Connection")
     return found
 
 
+# What is remembered has to be short; nearly all values of Connection are.
+_SHORT: Final = 128
+_remembered = lru_cache(maxsize=64)(_tokens)
+
+
 def claims_identity(name: bytes) -> bool:
     """Whether a field of that lower-case name says who or where the client is, which upstreams must hear from us only.
 
-    In any spelling that CGI, WSGI and their like make the same variable of: they read `_` for `-`.
+    In any spelling that CGI, WSGI and their like make the same variable of.
     """
-    name = name.replace(b"_", b"-")
+    name = name.translate(DASHED)
     return name in _CLAIMS or name.startswith(_CLAIMS_BEGIN)
+
+
+def frames_otherwise(name: bytes) -> bool:
+    """Whether such a server would take a field that we pass on for one of those that are between neighbours only."""
+    return name.translate(DASHED).strip(b"-") in HOP_BY_HOP

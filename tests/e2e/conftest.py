@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.clients import PASSWORD, ROLE, Program, Site, libpq_with_tls
+from tests.e2e.wss_clients import missing_for_node
 from tests.gateways import RunningGateway, behind
 from tests.servers import PostgresServer, debian_programs
 
@@ -19,6 +21,29 @@ def no_postgres_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("PG"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def curl_program() -> None:
+    _need_program("curl")
+
+
+@pytest.fixture(scope="session")
+def openssl_program() -> None:
+    _need_program("openssl")
+
+
+def _need_program(name: str) -> None:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(scope="session")
+def node_ws() -> None:
+    """Node, with its package ws beside our scripts."""
+    missing = missing_for_node()
+    if missing:
+        pytest.skip(missing)
 
 
 @pytest.fixture(scope="module", params=["embedded_postgres", "debian_postgres"], ids=["socket", "tls"])

@@ -123,7 +123,7 @@ def role_of(port: int, user: str, token: str) -> str | None:
 
 def opened(gateway: RunningGateway, listener: str) -> list[str]:
     """The upstreams of that listener's sessions so far."""
-    return [entry["upstream"] for entry in gateway.audit("open") if entry["listener"] == listener]
+    return [entry["upstream"] for entry in gateway.audit("open") if entry["listener"] == f"postgres:{listener}"]
 
 
 def test_each_listener_has_its_upstream(

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from gateway.audit import Audit
-from gateway.net.connections import SWEEP_SECONDS, Connections
-from gateway.net.driver import Door
+from gateway.net.connections import MAX_QUIET, SWEEP_SECONDS, Connections
+from gateway.net.door import Door
+from gateway.net.owner import NOBODY
 from gateway.net.poller import Poller
+from gateway.net.pool import IDLE_SECONDS
 from gateway.net.relay import QUIET_SECONDS
-from gateway.net.transport import LINGER_SECONDS
+from gateway.net.transport import LINGER_SECONDS, Transport
 from gateway.session.vocabulary import (
     Close,
     Command,
@@ -91,23 +93,24 @@ class Gate:
         self.dial = Dial(Upstream("main", (), ClientTLS(TLSMode.DISABLE)), Address(str(folder / "s"), 0))
         self.heard: list[Event] = []
         self.door = Door(
-            name="main",
-            section=SECTION,
-            session=lambda admit: Greeter(admit, self.dial, self.heard),
+            name=SECTION,
+            session=lambda asked: Greeter(asked.admit, self.dial, self.heard),
             certificates=authority.certificates,
             proxy_networks=(),
             handshake_timeout=TIMEOUT,
             idle_timeout=IDLE,
             grace=GRACE,
         )
+        self.quietly: list[Event] = []
+        self.quiet = replace(self.door, session=lambda asked: Greeter(asked.admit, self.dial, self.quietly), quiet=True)
         self.clients: list[Peer] = []
         self.upstreams: list[Peer] = []
 
-    def come(self, host: str = "192.0.2.1", buffer: int = 0) -> Peer:
+    def come(self, host: str = "192.0.2.1", buffer: int = 0, quiet: bool = False) -> Peer:
         near, far = unix_pair(buffer)
         client = Peer(far)
         self.clients.append(client)
-        self.all.open(self.door, near, Address(host, 5000))
+        self.all.open(self.quiet if quiet else self.door, near, Address(host, 5000))
         return client
 
     def step(self) -> None:
@@ -157,7 +160,7 @@ def gate(reactor: ManualReactor, poller: Poller, authority: Authority, tmp_path:
         reactor.settle()
         reactor.advance(TIMEOUT)
     assert gate.held() == (0, 0, 0)
-    assert gate.all._waiting == {}
+    assert gate.all._waiting == gate.all._opening == gate.all._quiet == {}
     assert sum(isinstance(event, Ended) for event in gate.heard) == len(gate.opened()) == gate.audit("close")
     gate.all._audit.close()
 
@@ -390,6 +393,73 @@ def test_a_reload_may_lower_the_limits(gate: Gate):
     assert gate.held()[1:] == (3, 3)
 
 
+# --- quiet doors ---------------------------------------------------------------------------------------------------
+
+
+def test_a_full_gateway_can_still_be_asked_how_it_is(gate: Gate):
+    """And whoever asks has no part in its limits."""
+    gate.all.limit = gate.all.addresses.limit = 1
+    gate.log_in("alice", "127.0.0.1")
+    for _ in range(100):
+        gate.come("127.0.0.1")
+    held = gate.held()
+    for _ in range(MAX_QUIET):
+        gate.come("127.0.0.1", quiet=True)
+    assert [event.over_limit for event in gate.quietly if isinstance(event, Opened)] == [False] * MAX_QUIET
+    assert gate.held() == held
+
+
+def test_who_asks_how_it_is_takes_nobodys_place(gate: Gate):
+    gate.all.limit = gate.all.addresses.limit = 2
+    first = gate.come("127.0.0.1")
+    for _ in range(MAX_QUIET):
+        gate.come("127.0.0.1", quiet=True)
+    gate.come("127.0.0.1")
+    assert gate.opened() == [False, False]
+    assert gate.held() == (2, 2, 0)
+    gate.step()
+    assert first.end is None
+
+
+def test_those_who_ask_how_it_is_are_bounded_too(gate: Gate):
+    """The oldest gives way, so that nobody can keep the others from asking."""
+    client = gate.come()
+    for number in range(100):
+        gate.come(quiet=True)
+        assert len(gate.all._quiet) == min(number + 1, MAX_QUIET)
+    gate.step()
+    ends = [one.end is None for one in gate.clients]
+    assert ends == [True, *[False] * (100 - MAX_QUIET), *[True] * MAX_QUIET]
+    assert client.end is None
+    assert gate.records() == []
+
+
+def test_who_has_asked_how_it_is_makes_room_for_the_next(gate: Gate):
+    for _ in range(100):
+        client = gate.come(quiet=True)
+        client.sock.close()
+        gate.until(lambda: not gate.all._quiet)
+    assert gate.records() == []
+
+
+# --- the pool ------------------------------------------------------------------------------------------------------
+
+
+def test_the_sweep_closes_what_was_idle_for_long_in_the_pool(gate: Gate):
+    gate.all.start()
+    near, far = unix_pair()
+    transport = Transport(gate.all.poller, gate.reactor, near, NOBODY)
+    gate.all.pool.put("there", transport)
+    gate.reactor.pump([SWEEP_SECONDS] * int(IDLE_SECONDS - 1))
+    assert len(gate.all.pool) == 1
+    gate.reactor.pump([SWEEP_SECONDS] * 2)
+    assert len(gate.all.pool) == 0
+    assert transport.closed
+    assert far.recv(1) == b""
+    far.close()
+    gate.all.drain()
+
+
 # --- idle ----------------------------------------------------------------------------------------------------------
 
 
@@ -416,6 +486,15 @@ def drained(gate: Gate) -> list[None]:
 
 def test_drained_when_nobody_is_there(gate: Gate):
     assert drained(gate) == [None]
+
+
+def test_drained_when_the_last_who_asks_how_it_is_has_left(gate: Gate):
+    client = gate.come(quiet=True)
+    fired = drained(gate)
+    assert [type(event) for event in gate.quietly] == [Opened, ShuttingDown, Ended]
+    assert fired == []
+    client.sock.close()
+    gate.until(lambda: fired)
 
 
 def test_drained_when_the_last_has_left(gate: Gate):

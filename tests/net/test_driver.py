@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import itertools
 import json
 import socket
 import weakref
@@ -18,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.net.driver import Door, Driver
 from gateway.net.poller import Poller
 from gateway.net.transport import LINGER_SECONDS
 from gateway.session.vocabulary import (
@@ -30,7 +27,6 @@ from gateway.session.vocabulary import (
     Ended,
     Event,
     Expired,
-    Facts,
     Idle,
     Lost,
     Opened,
@@ -48,212 +44,20 @@ from gateway.session.vocabulary import (
 from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
 from gateway.wire.postgres_framing import BackendFraming
 from gateway.wire.proxy import BINARY_START
+from tests.drivers import CLIENT, GRACE, IDLE, NOW, READY, TIMEOUT, Bench, Make, benches, spliced
 from tests.reactor import ManualReactor
 from tests.wires import SECTION, Authority, Peer, reset, tcp_pair, unix_pair
 
-CLIENT = Address("198.51.100.9", 4711)
 PROXY = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 5432\r\n"
 PROXY2 = BINARY_START + b"\x21\x11\0\x0c" + bytes([192, 0, 2, 7, 198, 51, 100, 1]) + b"\xdc\x04\x15\x38"
 LOCAL = BINARY_START + b"\x20\0\0\0"
-TIMEOUT, IDLE, GRACE = 30.0, 600.0, 20.0
-NOW = 1_900_000_000.0
-READY = b"Z\0\0\0\x05I"
-# Of the Unix sockets that the upstreams listen on.
-NUMBERS = itertools.count()
 SECRET = "correct horse battery staple"
-
-Answer = Sequence[Command] | Callable[[Any], Sequence[Command]]
-
-
-class Script:
-    """A session: notes what it hears, answers as it was told. Fails if it is called while it is called."""
-
-    def __init__(self, admit: Callable[[str], bool]) -> None:
-        self.admit = admit
-        self.facts = Facts(user="somebody", subject="alice")
-        self.heard: list[Event] = []
-        self.answers: dict[type, Answer] = {}
-        self._busy = False
-
-    def handle(self, event: Event) -> Sequence[Command]:
-        assert not self._busy, "one event at a time"
-        assert not self.ended, "nothing comes after Ended"
-        self._busy = True
-        try:
-            self.heard.append(event)
-            answer = self.answers.get(type(event), ())
-            return answer(event) if callable(answer) else answer
-        finally:
-            self._busy = False
-
-    @property
-    def ended(self) -> bool:
-        return any(isinstance(event, Ended) for event in self.heard)
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.heard if isinstance(event, kind)]
-
-
-class House:
-    def __init__(self, reactor: ManualReactor, poller: Poller) -> None:
-        self.reactor, self.poller = reactor, poller
-        self.room = True
-        self.time = NOW
-        self.now: Callable[[], float] = lambda: self.time
-        self.welcomed: list[str] = []
-        self.admitted: list[str] = []
-        self.let_in: list[Driver] = []
-        self.gone: list[Driver] = []
-        self.audit: list[dict[str, Any]] = []
-
-    def welcome(self, driver: Driver, address: str) -> bool:
-        self.welcomed.append(address)
-        return self.room
-
-    def opened(self, driver: Driver) -> None:
-        self.let_in.append(driver)
-
-    def admit(self, driver: Driver, subject: str) -> bool:
-        self.admitted.append(subject)
-        return self.room
-
-    def farewell(self, driver: Driver) -> None:
-        self.gone.append(driver)
-
-    def write_audit(self, line: str) -> None:
-        self.audit.append(json.loads(line))
-
-    def records(self, event: str) -> list[dict[str, Any]]:
-        return [entry for entry in self.audit if entry["event"] == event]
-
-
-class Bench:
-    """A driver between the test's client and, once it dials, the test's upstream."""
-
-    def __init__(
-        self,
-        reactor: ManualReactor,
-        poller: Poller,
-        authority: Authority,
-        folder: Path,
-        answers: dict[type, Answer],
-        peer: Address = CLIENT,
-        pair: Callable[[], tuple[socket.socket, socket.socket]] = unix_pair,
-        **door: Any,
-    ) -> None:
-        self.reactor, self.house = reactor, House(reactor, poller)
-        self.scripts: list[Script] = []
-        self.server = socket.socket(socket.AF_UNIX)
-        self.server.bind(str(folder / f"s{next(NUMBERS)}"))
-        self.server.listen()
-        self.server.setblocking(False)
-        self.upstream = Upstream("main", (), ClientTLS(TLSMode.DISABLE))
-        self.accepted: list[Peer] = []
-        settings: dict[str, Any] = {
-            "name": "main",
-            "section": SECTION,
-            "session": self._session,
-            "certificates": authority.certificates,
-            "proxy_networks": (),
-            "handshake_timeout": TIMEOUT,
-            "idle_timeout": IDLE,
-            "grace": GRACE,
-        }
-        self.answers = answers
-        near, far = pair()
-        self.client = Peer(far)
-        self.driver = Driver(self.house, Door(**settings | door), 7, near, peer)
-
-    def _session(self, admit: Callable[[str], bool]) -> Script:
-        self.scripts.append(Script(admit))
-        self.scripts[0].answers = self.answers
-        return self.scripts[0]
-
-    @property
-    def session(self) -> Script:
-        return self.scripts[0]
-
-    @property
-    def dial(self) -> Dial:
-        return Dial(self.upstream, Address(str(self.server.getsockname()), 0))
-
-    @property
-    def far(self) -> Peer:
-        return self.accepted[-1]
-
-    def start(self) -> Bench:
-        self.driver.start()
-        return self
-
-    def step(self) -> None:
-        self.reactor.advance(0)
-        self.client.play()
-        with contextlib.suppress(BlockingIOError):
-            self.accepted.append(Peer(self.server.accept()[0]))
-        for peer in self.accepted:
-            peer.play()
-
-    def until(self, true: Callable[[], object]) -> None:
-        self.reactor.until(true, self.step)
-
-    def heard(self, kind: type) -> Any:
-        """The first event of that kind, once it has come."""
-        self.until(lambda: self.session.of(kind))
-        return self.session.of(kind)[0]
-
-    def ended(self) -> dict[str, Any]:
-        """Waits for the end, checks that it was one, and tells what the audit says of it."""
-        self.until(lambda: self.house.records("close"))
-        # Counted for as long as the client has its socket.
-        assert self.house.gone == [self.driver][: self.driver._client.closed]
-        assert len(self.session.of(Ended)) == 1
-        assert isinstance(self.session.heard[-1], Ended)
-        (record,) = self.house.records("close")
-        return record
-
-
-Make = Callable[..., Bench]
 
 
 @pytest.fixture
 def bench(reactor: ManualReactor, poller: Poller, authority: Authority, tmp_path: Path) -> Iterator[Make]:
-    made: list[Bench] = []
-
-    def make(answers: dict[type, Answer] | None = None, **how: Any) -> Bench:
-        made.append(Bench(reactor, poller, authority, tmp_path, answers or {}, **how))
-        return made[-1]
-
-    yield make
-    # However it ended: nothing is left open, nothing is left to happen.
-    for one in made:
-        one.client.sock.close()
-        for peer in one.accepted:
-            peer.sock.close()
-        one.server.close()
-        reactor.settle()
-        reactor.advance(2 * GRACE)
-        reactor.settle()
-        if not one.house.gone:
-            one.driver._end("the test is over")
-        reactor.advance(2 * GRACE)
-        assert len(one.session.of(Ended)) == 1
-        assert len(one.house.records("close")) == 1
-        assert one.house.gone == [one.driver]
-        assert one.driver._client.closed
-        assert one.driver._upstream is None or one.driver._upstream.closed
-    assert reactor.getDelayedCalls() == []
-    assert not poller._watched
-
-
-def spliced(one: Bench, expires: float | None = None, ahead: bytes = b"") -> Bench:
-    """From its start to an open session."""
-    framing = BackendFraming()
-    one.answers |= {Opened: [one.dial], Dialed: [SetDeadline(None), Splice(framing, ahead, expires)]}
-    one.start()
-    one.until(lambda: one.accepted and one.house.records("open"))
-    one.far.write(READY)
-    one.until(lambda: one.client.data.endswith(READY))
-    return one
+    with benches(reactor, poller, authority, tmp_path) as make:
+        yield make
 
 
 # --- events and commands -------------------------------------------------------------------------------------------
@@ -276,7 +80,7 @@ def test_one_too_many_is_told_so(bench: Make):
 
 def test_a_subject_is_counted_by_the_house(bench: Make):
     one = bench().start()
-    assert one.session.admit("alice")
+    assert one.session.questions.admit("alice")
     assert one.house.admitted == ["alice"]
 
 
@@ -315,7 +119,7 @@ def test_commands_run_in_order_and_what_they_cause_waits(bench: Make):
     one.answers |= {
         Opened: [Sniff()],
         Sniffed: [StartTLS(Side.CLIENT), SetDeadline(5)],
-        Lost: lambda _: [Close(f"deadline: {one.driver._deadline is not None}")],
+        Lost: lambda _: [Close(f"deadline: {one.driver._deadline._timer is not None}")],
     }
     one.start()
     one.client.write(b"\x16\x03\x01\x00\x05junk!")
@@ -333,7 +137,7 @@ def test_nothing_runs_after_close(bench: Make):
     ]
     one.start()
     assert one.ended()["reason"] == "first"
-    assert one.driver._deadline is None
+    assert one.driver._deadline._timer is None
     assert one.driver._dial is None
     one.until(lambda: one.client.end)
     assert one.client.data == b"bye"
@@ -350,6 +154,18 @@ def test_events_after_the_end_are_not_told(bench: Make):
 
 
 # --- dialing -------------------------------------------------------------------------------------------------------
+
+
+def test_who_has_something_dialed_has_proven_who_it_is(bench: Make):
+    """Until then it gives way to others when the gateway is full."""
+    one = bench().start()
+    one.client.write(b"the proof")
+    one.heard(Data)
+    assert one.house.let_in == []
+    one.answers[Data] = [one.dial]
+    one.client.write(b"more of it")
+    one.heard(Dialed)
+    assert one.house.let_in == [one.driver]
 
 
 def test_an_upstream_that_is_not_there(bench: Make, tmp_path: Path):
@@ -419,7 +235,21 @@ def test_an_upstream_that_leaves_before_the_splice(bench: Make):
     one.start()
     one.until(lambda: one.accepted and one.session.of(Dialed))
     one.far.sock.close()
-    assert one.heard(Lost) == Lost(Side.UPSTREAM, "the peer closed the connection")
+    assert one.heard(Lost) == Lost(Side.UPSTREAM, "the peer closed the connection", orderly=True)
+
+
+@pytest.mark.parametrize("side", Side)
+def test_a_reset_before_the_splice_is_no_end_in_order(bench: Make, side: Side):
+    """Where the end of a stream is the end of an answer, half of one would look complete."""
+    one = bench(pair=tcp_pair)
+    server = one.server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    one.answers |= {Opened: [Dial(one.upstream, Address(*server.getsockname()))]}
+    one.start()
+    one.until(lambda: one.accepted and one.session.of(Dialed))
+    reset(one.client.sock if side is Side.CLIENT else one.far.sock)
+    lost = one.heard(Lost)
+    assert (lost.side, lost.orderly) == (side, False)
 
 
 def upstream_with_tls(bench: Make, authority: Authority, certificate_for: str) -> Bench:
@@ -615,7 +445,7 @@ def test_a_proxy_header_that_does_not_come(bench: Make):
     one.client.write(PROXY[:-1])
     one.reactor.settle()
     one.reactor.advance(TIMEOUT - 0.1)
-    assert not one.house.records("close")
+    assert not one.records("close")
     one.reactor.advance(0.2)
     assert one.ended()["reason"] == "timed out before the PROXY header was complete"
 
@@ -646,13 +476,7 @@ def test_shutdown_within_the_proxy_header(bench: Make):
 
 
 def test_an_open_session_relays_and_counts(bench: Make):
-    one = bench()
-    one.answers[Opened] = [one.dial]
-    one.start()
-    one.heard(Dialed)
-    assert one.house.let_in == []
     one = spliced(bench(), ahead=b"ahead")
-    assert one.house.let_in == [one.driver]
     one.client.write(b"query")
     one.until(lambda: len(one.far.data) == 10)
     one.far.write(b"D\0\0\0\x08rows")
@@ -672,8 +496,8 @@ def test_an_open_session_relays_and_counts(bench: Make):
 def test_both_records_say_who_and_where(bench: Make):
     one = spliced(bench())
     one.driver._end("over")
-    (opened,), (closed,) = one.house.records("open"), one.house.records("close")
-    common = {"connection": 7, "listener": "main", "client": str(CLIENT), "user": "somebody", "subject": "alice"}
+    (opened,), (closed,) = one.records("open"), one.records("close")
+    common = {"connection": 7, "listener": SECTION, "client": str(CLIENT), "user": "somebody", "subject": "alice"}
     assert common.items() <= opened.items()
     assert common.items() <= closed.items()
     assert "reason" not in opened
@@ -710,7 +534,7 @@ def test_shutdown_waits_for_the_answer(bench: Make):
     one.until(lambda: one.far.data)
     one.driver.shut_down()
     one.reactor.advance(GRACE / 2)
-    assert not one.house.records("close")
+    assert not one.records("close")
     one.far.write(READY)
     one.until(lambda: one.client.data == READY * 2)
     one.reactor.advance(1)
@@ -800,7 +624,7 @@ def test_a_bug_in_the_relay_ends_both_sides(bench: Make):
     one = bench()
     one.answers |= {Opened: [one.dial], Dialed: [Splice(Broken())]}
     one.start()
-    one.until(lambda: one.accepted and one.house.records("open"))
+    one.until(lambda: one.accepted and one.records("open"))
     one.far.write(b"anything")
     record = one.ended()
     assert "a bug in the gateway (see its log)" in record["reason"]
@@ -831,7 +655,7 @@ def test_who_does_not_take_its_refusal_gives_way_too(bench: Make):
 @pytest.mark.parametrize("takes", [True, False])
 def test_counted_until_its_socket_is_closed(bench: Make, takes: bool):
     one = bench({Opened: [Close("no", b"no")]}).start()
-    assert len(one.house.records("close")) == len(one.session.of(Ended)) == 1
+    assert len(one.records("close")) == len(one.session.of(Ended)) == 1
     one.reactor.advance(LINGER_SECONDS - 0.1)
     assert one.house.gone == []
     if takes:
@@ -912,7 +736,7 @@ def test_one_end_whatever_happens(authority: Authority, tmp_path: Path, doings: 
             DOINGS[doing](one)
         except OSError:
             continue
-        assert len(one.session.of(Ended)) == len(one.house.records("close")) <= 1
+        assert len(one.session.of(Ended)) == len(one.records("close")) <= 1
         assert one.house.gone == [one.driver][: bool(one.session.of(Ended)) and one.driver._client.closed]
     one.client.sock.close()
     for peer in one.accepted:
@@ -922,7 +746,7 @@ def test_one_end_whatever_happens(authority: Authority, tmp_path: Path, doings: 
         reactor.settle()
         one.house.time += 20
         reactor.advance(20)
-    assert len(one.session.of(Ended)) == len(one.house.gone) == len(one.house.records("close")) == 1
+    assert len(one.session.of(Ended)) == len(one.house.gone) == len(one.records("close")) == 1
     assert reactor.getDelayedCalls() == []
     assert not poller._watched
     poller.close()

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.net.poller import Poller
 from gateway.net.stream import SIZE, VIEW, RawTLSStream, TLSStream
-from gateway.net.transport import LINGER_BYTES, LINGER_SECONDS, Transport
+from gateway.net.transport import LINGER_BYTES, LINGER_SECONDS, MAX_LINGER_SECONDS, Transport
 from gateway.wire.proxy import BINARY_START, ProxyHeader
 from tests.pki import issue, make_ca
 from tests.reactor import ManualReactor
@@ -651,6 +651,73 @@ def test_lingering_is_bounded_in_time(narrow: Line):
     assert not narrow.transport.closed
     narrow.reactor.advance(0.02)
     assert narrow.transport.closed
+
+
+def slowly(line: Line, size: int, seconds: float) -> None:
+    """The peer takes so much, and the time passes."""
+    line.peer.step()
+    line.peer.read(size)
+    line.reactor.settle()
+    line.reactor.advance(seconds)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_slow_peer_gets_all_of_it(narrow: Line, authority: Authority, tls: bool):
+    """The tail of an answer, on a line that takes longer for it than anybody is waited for."""
+    if tls:
+        narrow.secure(authority)
+    narrow.transport.write(bytes(2 * SIZE))
+    narrow.transport.close()
+    narrow.reactor.until(lambda: narrow.peer.end, lambda: slowly(narrow, SIZE // 4, LINGER_SECONDS / 4))
+    assert narrow.peer.data == bytes(2 * SIZE)
+    assert narrow.peer.end == "eof"
+    assert narrow.reactor.seconds() > 3 * LINGER_SECONDS
+
+
+def test_a_slow_peer_that_stops_is_waited_for_no_longer(narrow: Line):
+    narrow.transport.write(bytes(50_000))
+    narrow.transport.close()
+    for _ in range(4):
+        slowly(narrow, 5_000, LINGER_SECONDS * 0.9)
+    assert not narrow.transport.closed
+    narrow.reactor.advance(LINGER_SECONDS)
+    narrow.reactor.advance(LINGER_SECONDS)
+    assert narrow.transport.closed
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_slow_peer_is_not_waited_for_for_ever(narrow: Line, broken: bool):
+    """A few bytes now and then hold no descriptor."""
+    narrow.transport.write(bytes(400_000))
+    narrow.transport.close(broken)
+    while narrow.reactor.seconds() < MAX_LINGER_SECONDS - 0.5:
+        slowly(narrow, 2_000, 0.3)
+        assert not narrow.transport.closed
+    slowly(narrow, 20_000, 1)  # on a busy machine timers are late
+    assert narrow.transport.closed
+    assert narrow.reactor.getDelayedCalls() == []
+    narrow.peer.read()
+    assert len(narrow.peer.data) < 400_000
+
+
+def test_what_the_system_holds_for_a_slow_peer_is_not_destroyed(reactor: ManualReactor, poller: Poller):
+    """By the reset that it would get for what it sends meanwhile."""
+    line = Line(reactor, poller, tcp_pair(4096))
+    line.transport._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
+    line.transport.write(b"x" * 300_000)
+    assert not line.transport.pending
+    line.transport.close()
+
+    def read_some() -> None:
+        line.peer.write(b"another request")
+        line.peer.read(5_000)
+        reactor.advance(LINGER_SECONDS / 20)
+
+    reactor.until(lambda: len(line.peer.data) == 300_000, read_some)
+    assert reactor.seconds() > 2 * LINGER_SECONDS
+    assert line.peer.data == b"x" * 300_000
+    line.until(lambda: line.peer.end)
+    assert line.peer.end == "eof"
 
 
 def test_lingering_is_bounded_in_bytes(line: Line):

@@ -513,7 +513,6 @@ EVENTS = st.sampled_from(
     [
         Opened(CLIENT),
         Dialed(),
-        Dialed(reused=True),
         Secured(Side.UPSTREAM, H2),
         TimedOut(),
         TimedOut(stalled=Side.CLIENT),

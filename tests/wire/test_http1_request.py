@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 import h11
@@ -187,7 +188,8 @@ def test_forms_of_the_target(line: bytes, host: bytes, target: bytes, path: byte
         (b"my_service-1", "my_service-1"),
         (b"192.0.2.1:8443", "192.0.2.1"),
         (b"[2001:DB8::1]", "[2001:db8::1]"),
-        (b"[::ffff:192.0.2.1]:8443", "[::ffff:192.0.2.1]"),
+        (b"[::ffff:192.0.2.1]:8443", f"[{IPv6Address('::ffff:192.0.2.1')}]"),
+        (b"[0:0:0:0:0:0:0:1]", "[::1]"),
         (b"a" * 255 + b":12345", "a" * 255),
     ],
 )
