@@ -35,7 +35,7 @@ _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,%d})(%b)\r\n" % (_MAX_DIGITS, _
 # meaning after it. A server that merges trailers into the fields would give it one.
 _NO_TRAILERS: Final = HOP_BY_HOP | frozenset(
     b"age authorization cache-control content-encoding content-location content-range content-type cookie date expires"
-    b" location max-forwards pragma range retry-after set-cookie trailer vary warning www-authenticate"
+    b" location max-forwards pragma proxy range retry-after set-cookie trailer vary warning www-authenticate"
     b" authentication-info proxy-authentication-info sec-websocket-key sec-websocket-accept".split()
 )
 # What nearly every chunk begins with. There is no other bound on how small chunks are, so they have to be cheap.

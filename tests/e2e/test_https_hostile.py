@@ -438,7 +438,7 @@ HALF = {
     "a chunk without an end": head(CHUNKED) + b"5\r\nhello\r\n",
     "a chunk of another size": head(CHUNKED) + b"5\r\nhello!\r\n0\r\n\r\n",
     "half of the last chunk": head(CHUNKED) + b"5\r\nhello\r\n0\r\n",
-    "no chunk at all": head(CHUNKED) + b"g\r\nhello\r\n0\r\n\r\n",
+    "no chunk at all": head(CHUNKED) + b"5\r\nhello\r\ng\r\nhello\r\n0\r\n\r\n",
     "folded trailers": head(CHUNKED) + b"5\r\nhello\r\n0\r\nX: y\r\n z\r\n\r\n",
 }
 

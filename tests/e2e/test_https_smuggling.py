@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import random
+import re
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -73,9 +74,18 @@ NOT_BEHIND = HOP_BY_HOP | {
 OURS = (b"Authorization", b"X-Forwarded-For", b"X-Forwarded-Proto", b"X-Forwarded-Host", b"Client-Cert")
 
 
+def plain(name: bytes) -> bytes:
+    """What servers that make variables of fields see of a name."""
+    return re.sub(rb"[^a-z0-9]", b"-", name.lower())
+
+
+def dropped(name: bytes) -> bool:
+    return name.lower() == b"proxy" or plain(name).strip(b"-") in HOP_BY_HOP or claims(name)
+
+
 def claims(name: bytes) -> bool:
     """Whether any server could take it for a word of a proxy about its client."""
-    name = name.lower().replace(b"_", b"-")
+    name = plain(name)
     return name in (b"client-cert", b"client-cert-chain", b"forwarded", b"x-real-ip") or name.startswith(
         (b"x-forwarded-", b"x-client-cert", b"x-ssl-")
     )
@@ -84,8 +94,8 @@ def claims(name: bytes) -> bool:
 def passed_on(request: Received) -> Fields:
     """The fields of a client's request that are the upstream's business."""
     listed = {option.strip().lower() for value in request.values(b"connection") for option in value.split(b",")}
-    gone = HOP_BY_HOP | listed | {b"authorization"}
-    return [(name, value) for name, value in request.fields if name.lower() not in gone and not claims(name)]
+    gone = listed | {b"authorization"}
+    return [(name, value) for name, value in request.fields if name.lower() not in gone and not dropped(name)]
 
 
 def target(request: Received) -> bytes:
@@ -104,7 +114,7 @@ def check_same(sent: Received, got: Received, about: dict[bytes, bytes]) -> None
     assert got.method == sent.method
     assert got.target == target(sent)
     assert got.body == sent.body
-    trailers = [(name, value) for name, value in sent.trailers if name.lower() not in NOT_BEHIND and not claims(name)]
+    trailers = [(name, value) for name, value in sent.trailers if name.lower() not in NOT_BEHIND and not dropped(name)]
     assert got.trailers == trailers
     (host,) = sent.values(b"host")
     assert got.values(b"host") == [host]
