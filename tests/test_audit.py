@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
+from gateway import audit
 from gateway.audit import Audit, record, request_record, whence
 from gateway.session.vocabulary import Asked, Facts, Passage, RequestRecord
 
@@ -177,6 +178,27 @@ def test_the_next_second_is_told_as_such():
     times = [NOW, NOW + 0.5, NOW + 0.9, NOW + 59, NOW]
     seconds = [json.loads(request_record(now, WHERE, RequestRecord(ASKED, Passage())))["time"][14:23] for now in times]
     assert seconds == ["46:40.123", "46:40.623", "46:41.023", "47:39.123", "46:40.123"]
+
+
+@pytest.mark.parametrize("size", [257, 2_048, 2_049, 8_192, 32_000])
+def test_a_long_path_is_cut_and_not_remembered(size: int):
+    """One request fills neither the disk nor, for good, the memory."""
+    asked = Asked("GET", "things.example.org", "/" + "a" * (size - 1))
+    audit._remembered.cache_clear()
+    line = request_record(NOW, WHERE, RequestRecord(asked, Passage()))
+    assert audit._remembered.cache_info().currsize == 0
+    told = json.loads(line)["path"]
+    assert told == (asked.path if size <= 2_048 else asked.path[:2_048] + "...")
+    assert len(line) < 3_000
+
+
+def test_a_short_path_is_remembered():
+    audit._remembered.cache_clear()
+    for _ in range(2):
+        line = request_record(NOW, WHERE, RequestRecord(ASKED._replace(path="/" + "a" * 255), Passage()))
+        assert json.loads(line)["path"] == "/" + "a" * 255
+    assert audit._remembered.cache_info().currsize == 1
+    assert audit._remembered.cache_info().hits == 1
 
 
 # --- the file ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import socket
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -746,6 +747,75 @@ def test_a_reload_leaves_running_sessions_alone(tmp_path: Path) -> None:
     assert "certificate revoked" in refusal(listener.meet(ALICE))
     before.client.send(b"still here")
     assert before.server.recv(100) == b"still here"
+
+
+# --- clients that were let in before ------------------------------------------------------------------------------
+
+
+def met(folder: Path, certificate: Issued | None, **settings: Any) -> SSL.Connection:
+    """The server's side of a connection that an older context has let in."""
+    folder.mkdir()
+    pair = verifying(folder, **settings).meet(certificate)
+    assert pair.accepted
+    return pair.server
+
+
+@pytest.mark.parametrize("mode", ["required", "optional"])
+def test_a_certificate_that_is_still_good(tmp_path: Path, mode: str) -> None:
+    before = met(tmp_path / "before", ALICE, client_certificate=mode)
+    for crls in ((), (make_crl(CLIENTS),), (make_crl(CLIENTS, [MALLORY]),)):
+        assert verifying(tmp_path, *crls, client_certificate=mode).context.still_trusts(before)
+
+
+@pytest.mark.parametrize("mode", ["required", "optional"])
+def test_a_certificate_that_is_revoked_since(tmp_path: Path, mode: str) -> None:
+    before = met(tmp_path / "before", ALICE, client_certificate=mode)
+    now = verifying(tmp_path, make_crl(CLIENTS, [MALLORY, ALICE]), client_certificate=mode)
+    assert not now.context.still_trusts(before)
+
+
+@pytest.mark.parametrize("name", ["Client CA", "Other CA"])
+def test_a_certificate_whose_authority_is_gone(tmp_path: Path, name: str) -> None:
+    """Also in favour of one of the same name."""
+    before = met(tmp_path / "before", ALICE)
+    ca = write_pem(tmp_path / "other.crt", make_ca(name).certificate)
+    assert not verifying(tmp_path, client_ca=ca).context.still_trusts(before)
+    both = write_pem(tmp_path / "both.crt", make_ca(name).certificate, CLIENTS.certificate)
+    assert verifying(tmp_path, client_ca=both).context.still_trusts(before)
+
+
+@pytest.mark.parametrize(("mode", "trusted"), [("optional", True), ("required", False)])
+def test_no_certificate_where_one_is_wanted_since(tmp_path: Path, mode: str, trusted: bool) -> None:
+    before = met(tmp_path / "before", None, client_certificate="optional")
+    assert verifying(tmp_path, client_certificate=mode).context.still_trusts(before) is trusted
+
+
+def test_a_certificate_where_none_is_looked_at_any_more(tmp_path: Path) -> None:
+    """Nobody is asked for one now, so a session of before knows more than it should: it has to come back."""
+    before = met(tmp_path / "before", ALICE)
+    assert not Listener(tmp_path).context.still_trusts(before)
+
+
+def test_a_certificate_behind_an_intermediate(tmp_path: Path) -> None:
+    """The chain that the client sent counts as it did then, and each link can be revoked."""
+    before = met(tmp_path / "before", BOB)
+    assert verifying(tmp_path).context.still_trusts(before)
+    clean = make_crl(CLIENTS), make_crl(INTERMEDIATE)
+    assert verifying(tmp_path, *clean).context.still_trusts(before)
+    assert not verifying(tmp_path, clean[0], make_crl(INTERMEDIATE, [BOB])).context.still_trusts(before)
+    assert not verifying(tmp_path, make_crl(CLIENTS, [INTERMEDIATE]), clean[1]).context.still_trusts(before)
+    foreign = write_pem(tmp_path / "foreign.crt", make_ca("Client CA").certificate)
+    assert not verifying(tmp_path, client_ca=foreign).context.still_trusts(before)
+
+
+def test_a_certificate_that_has_expired_since(tmp_path: Path) -> None:
+    brief = issue(CLIENTS, "brief", valid=(-1, 1.2 / 86_400))
+    before = met(tmp_path / "before", brief)
+    now = verifying(tmp_path).context
+    store = now._default.get_cert_store()
+    assert store is not None
+    store.set_time(datetime.now(UTC) + timedelta(minutes=1))
+    assert not now.still_trusts(before)
 
 
 # --- problems of the configuration --------------------------------------------------------------------------------

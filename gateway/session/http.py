@@ -192,6 +192,7 @@ class HTTPSession:
             self._renew(current)
             if not self._questions.renew():
                 asked = Asked(head.method.decode("ascii"), head.hostname, head.path.decode("ascii"))
+                self._passage = Passage(subject=self.facts.subject, serial=self.facts.serial)
                 return self._refuse(Refusal(403, "the client certificate is not trusted any more"), asked, head.method)
         out = self._out
         if out is None or out.head is not head:

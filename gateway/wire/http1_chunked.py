@@ -13,7 +13,7 @@ from typing import Final
 
 from httptools import HttpRequestParser
 
-from gateway.wire.http1_fields import HOP_BY_HOP, TOKEN, Field, Refused, claims_identity, frames_otherwise, read_fields
+from gateway.wire.http1_fields import DASHED, HOP_BY_HOP, TOKEN, Field, Refused, claims_identity, read_fields
 
 MAX_EXTENSION: Final = 256
 MAX_TRAILERS: Final = 8_192
@@ -110,8 +110,8 @@ class ChunkedReader:
         if found is None:
             raise Refused(400, "malformed chunk size")
         self._left = int(found[1], 16)
-        free = 0 if found[2] else _FREE_FRAMING
-        self._excess = max(0, self._excess + len(line) - free - self._left)
+        framing = len(line) if found[2] else max(0, len(line) - _FREE_FRAMING)
+        self._excess = max(0, self._excess + framing - self._left)
         if self._excess > _MAX_EXCESS:
             raise Refused(400, "more chunk extensions than data")
         if self._left:
@@ -145,7 +145,7 @@ def _trailers(section: bytes) -> list[Field]:
 
 
 def _misplaced(name: bytes) -> bool:
-    return name in _NO_TRAILERS or claims_identity(name) or frames_otherwise(name)
+    return name.translate(DASHED).strip(b"-") in _NO_TRAILERS or claims_identity(name)
 
 
 def chunk(payload: bytes) -> bytes:

@@ -22,12 +22,11 @@ from tests.servers import free_port
 
 UNTRUSTED = "the client certificate is not trusted any more"
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-DANGER = [
-    GET,
-    b"POST /danger HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nboom",
+POST = b"POST /danger HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nboom"
+UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: mallory\r\n\r\n",
-]
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: mallory\r\n\r\n"
+)
 
 
 @dataclass(slots=True)
@@ -100,7 +99,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 # --- clients that are connected ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("request_after", DANGER, ids=["GET", "POST", "WebSocket"])
+@pytest.mark.parametrize("request_after", [GET, POST, UPGRADE], ids=["GET", "POST", "WebSocket"])
 @pytest.mark.parametrize("requests_before", [0, 1])
 def test_a_kept_connection_of_a_client_that_is_revoked(site: Site, requests_before: int, request_after: bytes) -> None:
     """Its next request is refused and the upstream hears nothing of it; others go on, and come back."""
@@ -121,7 +120,7 @@ def test_a_kept_connection_of_a_client_that_is_revoked(site: Site, requests_befo
         names = mallory.name, alice.name
     with site.client("alice") as client:
         assert not client.ask(GET).closes
-    with pytest.raises(ssl.SSLError, match="(?i)revoked"), site.client("mallory") as client:
+    with pytest.raises(ssl.SSLError, match=r"(?i)revoked"), site.client("mallory") as client:
         client.receive()
     wait_until(lambda: len(site.gateway.audit("request")) == 2 * requests_before + 3, "the audit tells of it")
     found = [[one["status"] for one in site.gateway.audit("request") if one["client"] == name] for name in names]
@@ -228,7 +227,7 @@ def test_an_upstream_that_is_verified_from_now_on(tmp_path: Path) -> None:
                 verified = {**gateway.sections["route:main"], "tls": "verify-full", "root_certificate": "ca.crt"}
                 gateway.reconfigure({"route:main": verified})
                 for client in (kept, quiet):
-                    answer = client.ask(DANGER[1])
+                    answer = client.ask(POST)
                     assert answer.status == 502
                     assert client.ending() is End.ORDERLY
             assert [(request.method, request.path) for request in service.begun] == [(b"GET", "/")]

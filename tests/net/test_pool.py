@@ -191,6 +191,53 @@ def test_nor_is_who_has_ended_or_spoken_before_it_came_back(house: House, tls: b
     assert len(house.pool) == 0
 
 
+def test_what_is_put_on_top_after_the_look_is_not_what_is_taken(house: House):
+    """Its upstream has said more than its answer, unseen as yet: that would become the answer to the next request."""
+    looked_at, spoke = house.idle(), house.used()
+    assert house.pool.ready(KEY)
+    house.peers[spoke].write(b"HTTP/1.1 200 OK\r\n\r\nplanted")
+    assert select.select([spoke._sock], [], [], 5)[0]
+    house.pool.put(KEY, spoke)
+    assert house.pool.take(KEY) is looked_at
+    assert not spoke.closed
+    assert not house.pool.ready(KEY)
+    assert spoke.closed
+    assert len(house.pool) == 0
+
+
+def test_it_is_taken_only_after_a_look(house: House):
+    with pytest.raises(ValueError, match="after ready"):
+        house.pool.take(KEY)
+    stays = house.idle()
+    with pytest.raises(ValueError, match="after ready"):
+        house.pool.take(KEY)
+    assert house.take(KEY) is stays
+    house.pool.put(KEY, stays)
+    with pytest.raises(ValueError, match="after ready"):
+        house.pool.take(KEY)
+    assert len(house.pool) == 1
+
+
+def test_what_has_ended_after_the_look_is_not_taken(house: House):
+    stays, looked_at = house.idle(), house.idle()
+    assert house.pool.ready(KEY)
+    house.peers[looked_at].sock.close()
+    house.reactor.until(lambda: looked_at.closed)
+    with pytest.raises(ValueError, match="not in list"):
+        house.pool.take(KEY)
+    assert len(house.pool) == 1
+    assert house.take(KEY) is stays
+
+
+def test_what_was_looked_at_under_another_key_is_not_taken(house: House):
+    house.idle(KEY)
+    house.idle(OTHER)
+    assert house.pool.ready(OTHER)
+    with pytest.raises(ValueError, match="not in list"):
+        house.pool.take(KEY)
+    assert len(house.pool) == 2
+
+
 def test_an_end_that_openssl_has_already_read_is_seen(house: House):
     transport = house.used(tls=True)
     peer = house.peers[transport]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.session.http_heads import known_request, known_response
-from gateway.session.vocabulary import Close, Dialed, RequestRecord, Side
+from gateway.session.vocabulary import Close, Dialed, Passage, RequestRecord, Reuse, Side
 from tests.http_sessions import (
     CA,
     FIRST,
@@ -124,6 +124,69 @@ def test_the_same_rules_read_again_are_new_ones() -> None:
     one.ask(GET)
     one.upstream(sized())
     assert one.closed is not None
+
+
+# --- who is not trusted any more --------------------------------------------------------------------------------------
+
+UPGRADE = request(
+    "/a",
+    f"Authorization: {KEY}",
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
+
+@pytest.mark.parametrize("data", [GET, UPGRADE, GET * 3, request("/b", "Content-Length: 1", method="POST", body=b"x")])
+@pytest.mark.parametrize("served_before", [0, 1])
+def test_a_client_that_is_not_trusted_any_more(served_before: int, data: bytes) -> None:
+    """Although the rules are the same; also where an idle connection to the upstream waits, and for a known head."""
+    settings = route(websocket=True)
+    one = Conversation(access(settings), house=House(*[FIRST] * 5))
+    for _ in range(served_before):
+        one.client(GET)
+        one.upstream(sized())
+    one.access = access(settings)
+    one.house.trusted = False
+    sent = one.sent(Side.UPSTREAM)
+    reused = len(one.of(Reuse))
+    one.client(data)
+    assert last_status(one) == 403
+    assert one.dials == []
+    assert len(one.of(Reuse)) == reused
+    assert one.sent(Side.UPSTREAM) == sent
+    assert [record.status for record in one.of(RequestRecord)] == [200] * served_before + [403]
+
+
+def test_the_record_of_such_a_refusal() -> None:
+    """It tells what was asked for now, and of who asked; nothing that an earlier request was let in by."""
+    one = served(Conversation())
+    before = one.of(RequestRecord)[0].passage
+    assert (before.route, before.rule) != (None, None)
+    one.access = access(route())
+    one.house.trusted = False
+    one.client(request("/b", method="DELETE"))
+    record = one.of(RequestRecord)[-1]
+    assert (record.decision, record.reason) == ("refused", "the client certificate is not trusted any more")
+    assert (record.asked.method, record.asked.path) == ("DELETE", "/b")
+    assert record.passage == Passage(subject=before.subject, serial=before.serial)
+
+
+def test_trust_is_asked_about_only_after_a_reload() -> None:
+    one = served(Conversation())
+    one.house.trusted = False
+    served(one)
+    assert one.closed is None
+    assert len(one.dials) == 2
+
+
+def test_who_is_still_trusted_gets_one_more_answer() -> None:
+    one = served(Conversation())
+    one.access = access(route())
+    served(one)
+    assert len(one.dials) == 2
+    assert one.closed == Close("the last answer was given")
 
 
 # --- heads that come again --------------------------------------------------------------------------------------------

@@ -118,6 +118,22 @@ def test_the_head_of_a_later_request_has_the_same_time() -> None:
     assert [record.status for record in one.of(RequestRecord)] == [200, 408]
 
 
+@pytest.mark.parametrize("begin", [b"garbage\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"GET / HT"])
+def test_what_is_not_understood_was_let_in_by_no_rule(begin: bytes) -> None:
+    """Its record tells who sent it, as a good request before has shown; that one's route and rule are not its own."""
+    one = Conversation().ask(request())
+    one.upstream(sized())
+    good = one.record.passage
+    assert None not in (good.route, good.rule, good.subject, good.serial)
+    one.client(begin)
+    if one.closed is None:
+        one.time_out()
+    record = one.of(RequestRecord)[-1]
+    assert record.status in (400, 408)
+    assert record.asked == Asked()
+    assert record.passage == Passage(subject=good.subject, serial=good.serial)
+
+
 def test_between_two_requests_the_end_is_a_quiet_one() -> None:
     one = Conversation().ask(request())
     one.upstream(sized())

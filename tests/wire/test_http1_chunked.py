@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
-from itertools import pairwise
+from itertools import pairwise, product, zip_longest
 
 import h11
 import pytest
@@ -187,6 +188,30 @@ def test_extensions_without_end() -> None:
         read(*[small] * 200)
 
 
+@pytest.mark.parametrize("at_a_time", [1, 8, 1_000, 65_536])
+def test_the_smallest_chunks_with_the_smallest_extensions(at_a_time: int) -> None:
+    """Each takes many times as long to read as one without, and half of it is framing: 64 KiB of them are too many."""
+    body = b"1;a\r\nx\r\n" * 8_192
+    assert len(body) == 65_536
+    reader, heard = ChunkedReader(), 0
+    with pytest.raises(Refused) as refused:
+        for at in range(0, len(body), at_a_time):
+            piece = body[at : at + at_a_time]
+            heard += len(piece)
+            reader.feed(piece)
+    assert refused.value.status == 400
+    assert heard <= 33_000 + at_a_time
+
+
+@pytest.mark.parametrize("how_many", [1, 3])
+def test_plain_chunks_in_between_are_no_way_around_it(how_many: int) -> None:
+    """They pay with the data that they bring, not with the framing that they might have had."""
+    small = b"1;a\r\nx\r\n" * how_many
+    with pytest.raises(Refused):
+        read((small + b"1\r\nx\r\n") * 10_000)
+    assert read((small + chunk(b"y" * 4 * how_many)) * 10_000 + END) is not None
+
+
 @pytest.mark.parametrize(
     "one",
     [
@@ -248,6 +273,41 @@ def test_as_long_as_trailers_may_be() -> None:
 def test_trailers_that_would_mean_something_among_the_fields_are_left_out(name: bytes) -> None:
     found = read(b"0\r\nX: a\r\n" + name.upper() + b": 5\r\nY: b\r\n\r\n")
     assert found == (b"", [(b"x", b"X", b"a"), (b"y", b"Y", b"b")], b"")
+
+
+SEPARATORS = b"!#$%&'*+.^_`|~-"
+NEVER = [
+    *(
+        b"Connection Content-Length Expect Host Keep-Alive Proxy-Authenticate Proxy-Authorization Proxy-Connection TE"
+    ).split(),
+    *(b"Transfer-Encoding Upgrade Client-Cert Client-Cert-Chain X-Forwarded-For X-Forwarded-Proto X-Real-IP").split(),
+    *(b"Forwarded Proxy Authorization").split(),
+]
+
+
+def variable(name: bytes) -> bytes:
+    """What the least careful of servers calls it."""
+    return re.sub(rb"[^A-Za-z0-9]", b"_", name).upper()
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_no_spelling_of_what_frames_or_claims_is_left_in(name: bytes) -> None:
+    """To a server that adds trailers to the fields, and does not tell one separator from another."""
+    parts = name.split(b"-")
+    spelled = [
+        b"".join(part + bytes(after) for part, after in zip_longest(parts, [[one] for one in between], fillvalue=b""))
+        for between in product(SEPARATORS, repeat=len(parts) - 1)
+    ]
+    for one in spelled:
+        for change in (bytes.title, bytes.lower, bytes.upper):
+            found = read(b"0\r\nX: a\r\n%b: 5\r\nY: b\r\n\r\n" % change(one))
+            assert found is not None
+            assert {variable(known) for _, known, _ in found[1]} == {b"X", b"Y"}
+
+
+@pytest.mark.parametrize("name", [b"Content_Length", b"Transfer_Encoding", b"Expect_", b"_Host", b"TE."])
+def test_framing_with_something_around_it_is_left_out(name: bytes) -> None:
+    assert read(b"0\r\n" + name + b": 5\r\n\r\n") == (b"", [], b"")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gateway.wire import http1_fields
 from gateway.wire.http1 import (
     CHUNKED,
     MAX_FIELDS,
@@ -22,7 +23,7 @@ from gateway.wire.http1 import (
     find_head,
     parse_request,
 )
-from gateway.wire.http1_fields import HOP_BY_HOP
+from gateway.wire.http1_fields import HOP_BY_HOP, tokens
 
 # The machine that runs the tests may be busy with something else.
 unhurried = settings(deadline=None)
@@ -733,3 +734,21 @@ def test_fields_that_claim_an_identity(name: bytes) -> None:
 @pytest.mark.parametrize("name", b"authorization client-certs x-forward x-client forwarded-for x-sslx accept".split())
 def test_fields_that_claim_none(name: bytes) -> None:
     assert not claims_identity(name)
+
+
+# --- what is remembered --------------------------------------------------------------------------------------------
+
+
+def test_only_a_short_connection_is_remembered() -> None:
+    """Its tokens may be thousands, each an object of its own."""
+    remembered = http1_fields._remembered
+    remembered.cache_clear()
+    many = b",".join(b"%04d" % n for n in range(4_000))
+    assert tokens(many) == tokens(many) == set(many.split(b","))
+    assert parse_request(request(b"Connection: " + many + b"\r\n")).method == b"GET"
+    assert remembered.cache_info().currsize == 0
+    assert tokens(b"Close, x") == {b"close", b"x"}
+    assert remembered.cache_info().currsize == 1
+    for value in (b"a b", b"a," * 200 + b"a b"):
+        with pytest.raises(Refused):
+            tokens(value)
