@@ -88,7 +88,9 @@ def _config(reading: Reading, path: Path | None) -> Config:
     https = https_listeners(reading)
     routes, through = https_routes(reading, https), tunnels(reading)
     if not (postgres or https or through):
-        reading.problems.add("postgres:main", "section", "is missing, and without it nothing listens")
+        reading.problems.add(
+            "postgres:main", "section", "is missing, and so is any [https:NAME] or [tunnel:NAME]: nothing would listen"
+        )
     health = reading.values("health")["listen"]
     _check_addresses(
         reading,

@@ -8,6 +8,7 @@ that would check nobody, words about a TLS that is not there. It reads the CAs t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,13 @@ from gateway.ini import Reading
 from gateway.pem import load_certificates
 from gateway.schema import TLS
 from gateway.upstream import Address, ClientTLS, ServerTLS, TLSMode
+from gateway.wire.http1 import METHODS
 
 # --- listeners ------------------------------------------------------------------------------------------------------
+
+# What stands for a key, which is secret, in rules and in the audit (`gateway.identity`).
+_OF_A_KEY = re.compile(r"key:[0-9a-f]{16}")
+_METHODS = frozenset(method.decode("ascii") for method in METHODS)
 
 
 def server_tls(reading: Reading, section: str, own: Mapping[str, Any]) -> ServerTLS | None:
@@ -97,6 +103,11 @@ def admission(reading: Reading, section: str, values: Mapping[str, Any], *, meth
         rule = parse_admission_rule(line, source, partial(_fingerprints, reading.folder))
         if rule.methods and not methods:
             raise ValueError("method is for routes: nobody looks for requests in a tunnel")
+        if rule.methods and not rule.methods <= _METHODS:
+            raise ValueError("method has one that no client can ask for, such as GET, HEAD, POST")
+        if values["cn"] == "key" and not all(map(_OF_A_KEY.fullmatch, rule.identities.names.exact)):
+            # Not which one: it may be the key itself.
+            raise ValueError("with cn = key an identity is key: and 16 hexadecimal digits, and a name here is none")
         return rule
 
     return Admission(reading.rules(section, values["rules"], parse))

@@ -297,7 +297,10 @@ def test_paths_are_relative_to_the_ini_not_to_where_we_are(
         (JWT + "audience =\n", "[jwt:main] audience: is empty"),
         (JWT + "audience = ,\n", "[jwt:main] audience: is empty"),
         (JWT + "issuer =\n", "[jwt:main] issuer: is empty"),
-        (UPSTREAM, "[postgres:main] section: is missing, and without it nothing listens"),
+        (
+            UPSTREAM,
+            "[postgres:main] section: is missing, and so is any [https:NAME] or [tunnel:NAME]: nothing would listen",
+        ),
         (UPSTREAM + POSTGRES, "[postgres:main] jwt: no section [jwt:main]"),
         ("[upstream:b]\nhosts = b\n" + JWT + POSTGRES, "[postgres:main] upstream: no section [upstream:main]"),
         (UPSTREAM + JWT + "[postgres:main]\n", "[postgres:main] certificate: is required"),

@@ -347,6 +347,15 @@ def route(keys: str, url: str = "http://127.0.0.1") -> str:
             route("rules = allow all all ca=none.crt"),
             "[route:x] rules, line 1: DIR/none.crt: No such file or directory",
         ),
+        (
+            route("rules = allow 2b3c-a-secret all"),
+            "[route:x] rules, line 1: with cn = key an identity is key: and 16 hexadecimal digits",
+        ),
+        (route("rules = deny key:0123456789ABCDEF all"), "[route:x] rules, line 1: with cn = key an identity is key:"),
+        (
+            route("rules = allow all all method=GTE"),
+            "[route:x] rules, line 1: method has one that no client can ask for",
+        ),
         (route("rules = allow all all ca=gw.ini"), "[route:x] rules, line 1: DIR/gw.ini: is not a readable PEM cert"),
         (COMPLETE + "[route:x]\n" + ROUTE[13:], "[route:x] path: [route:main] has the same listener, host and path"),
     ],

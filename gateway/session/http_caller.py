@@ -24,6 +24,7 @@ from gateway.wire.http1 import RequestHead, claims_identity, frames_otherwise
 
 FORBIDDEN = "forbidden"
 _MISMATCH = "the key in Authorization is not the certificate's"
+_QUERY_MISMATCH = "the key in ?authorization= is not the certificate's"
 _SHORT = 64
 # More parameters than this are not looked through for a key.
 _MAX_PARAMETERS = 1000
@@ -127,9 +128,10 @@ class Caller:
             if given is not None and asked is not None and given != asked:
                 raise Refusal(400, "Authorization and ?authorization= are two keys")
             return given if given is not None else asked, target
-        for key in (given, asked):
-            if key is not None:
-                _compare(route, identity.key, key)
+        if given is not None:
+            _compare(route, identity.key, given)
+        if asked is not None:
+            _compare(route, identity.key, asked, _QUERY_MISMATCH)
         return _spelled(route, identity.key), target
 
     # --- what the upstream is told ----------------------------------------------------------------------------------
@@ -154,14 +156,14 @@ def _given(head: RequestHead) -> bytes | None:
     return found[0] if found else None
 
 
-def _compare(route: Route, key: bytes, given: bytes) -> None:
+def _compare(route: Route, key: bytes, given: bytes, mismatch: str = _MISMATCH) -> None:
     """Exactly the key, behind an accepted scheme word or none (RFC 9110, 11.4). Raises Refusal."""
     scheme, space, rest = given.partition(b" ")
     word, value = (scheme.lower(), rest.lstrip(b" ")) if space else (b"", given)
     # Compared in any case, so that the time tells nothing.
     equal = hmac.compare_digest(value, key)
     if not equal or word not in route.schemes:
-        raise Refusal(403, _MISMATCH, "the scheme in Authorization is not accepted" if equal else _MISMATCH)
+        raise Refusal(403, mismatch, "the scheme in Authorization is not accepted" if equal else mismatch)
 
 
 def _spelled(route: Route, key: bytes) -> bytes:

@@ -5,6 +5,6 @@ from twisted.application.service import ServiceMaker
 securegw = ServiceMaker(
     "securegw",
     "gateway.app",
-    "A secure gateway: PostgreSQL, with a short-lived JWT as the password.",
+    "A secure gateway for PostgreSQL, HTTP, WebSockets and gRPC.",
     "securegw",
 )
