@@ -115,6 +115,7 @@ class Exchange:
     _target: Dial
     _others: Sequence[Dial] = ()
     _response: ResponseHead | None = None
+    _body = NO_BODY
     _answer: Body
     _replay: bytes | None = None
     _buffer = b""
@@ -126,8 +127,6 @@ class Exchange:
         self._out, self._terms, self.last = out, terms, last
         self._record = RequestRecord(out.asked, out.passage, decision="allowed")
         self._began = terms.clock()
-        length = out.head.length
-        self._body = Body(length, chunked=length == CHUNKED) if length else NO_BODY
         self.state = State.DIALING
 
     def handle(self, event: Event) -> Sequence[Command]:
@@ -144,7 +143,12 @@ class Exchange:
 
     def begin(self, data: bytes) -> Sequence[Command]:
         """Dial, with what the client sent behind the head. Raises `http1.Refused`."""
-        if data:
+        length = self._out.head.length
+        if length == len(data):
+            # All at once, as most bodies come, and those of no length.
+            self._buffer, self._record.sent = data, length
+        else:
+            self._body = Body(length, chunked=length == CHUNKED)
             self._buffer = self._take(data)
         return self._dial_next(self._terms.backends.order(self._out.dials))
 
