@@ -1,7 +1,8 @@
-"""One JSON record when a session opens, one for each HTTP request, one when a connection ends, with the true reason.
+"""One JSON record when a session opens, one for each HTTP request, and one when a connection ends whose requests have
+not told everything; with the true reason.
 
 Owns the records' form and their file. A record that cannot be written (a full disk) never stops a session: it is
-counted, and said in the log. Secrets never get here: records are built from `Facts`, which holds none.
+counted, and said in the log. Secrets never get here: `Facts` and `RequestRecord`, which records are made of, hold none.
 """
 
 from __future__ import annotations

@@ -103,8 +103,9 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One PostgreSQL service: addresses tried in order until one lets us in and is of the wanted kind.
+    """One service. Its addresses are tried in order until one lets us in and is of the wanted kind; HTTP takes turns.
 
+    The next two are PostgreSQL's.
     target_session_attrs: `"any"` or `"read-write"` (libpq's meaning; needs PostgreSQL 14 or newer).
     password_methods: what an upstream may ask our password in: of `"scram-sha-256-plus"`, `"scram-sha-256"`,
     `"md5"`, `"password"` (the clear password, only ever inside TLS), `"none"` (let in unasked although there is a

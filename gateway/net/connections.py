@@ -35,7 +35,7 @@ def waiting_room(limit: int) -> int:
 
 
 class Connections:
-    """Implements `gateway.net.driver.House`. Limits may be set anew at any time (a reload)."""
+    """Implements `gateway.net.door.House`. Limits may be set anew at any time (a reload)."""
 
     _log = Logger()
 

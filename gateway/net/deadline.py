@@ -1,7 +1,7 @@
 """One deadline that is set anew again and again, as HTTP does for each request, and rarely passes.
 
-Owns its timer. To move one forward Twisted looks through all of them, so one that would fire too early is left to: when
-it fires, it is set again.
+Owns its timer. One that fires too early is left to, and set again when it fires: that costs less than to move it each
+time, and no timer is too far away for Twisted.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """One listener's present settings, as a connection reads them once when it opens. A reload makes a new one.
+    """One listener's present settings, as a connection reads them when it opens, after its client's handshake, and,
+    with HTTP, after a reload, which makes a new one.
 
     name: its section, by which `certificates` knows its context. session: makes one, given whom it may ask.
     proxy_networks: peers that must begin with a PROXY header. idle_timeout, grace: seconds. quiet: its connections

@@ -2,7 +2,8 @@
 records.
 
 Owns the transports and the clock of one connection, and decides nothing. Whatever happens, it ends exactly once: the
-session hears Ended, the counters are given back, both sockets are closed and one record is written.
+session hears Ended, the counters are given back, both sockets are closed and one record is written; none where the
+records of its requests have told everything.
 """
 
 from __future__ import annotations
@@ -362,7 +363,7 @@ class Driver:
         if sink.pending:
             if source is not None:
                 source.pause()
-            if sink.pending > MAX_PENDING:
+            if sink is client and sink.pending > MAX_PENDING:
                 self._end("the client does not read what it asks for")
                 client.abort()
 

@@ -1,1 +1,1 @@
-"""Sessions: events in, commands out; no socket, no clock, no log. `vocabulary` says every word they know."""
+"""Sessions: events in, commands out; no socket, no waiting, no log. `vocabulary` says every word they know."""

@@ -15,7 +15,7 @@ from gateway.identity import Identity
 from gateway.routes import Route
 from gateway.session.access import HTTPAccess
 from gateway.session.backends import Backends
-from gateway.session.http_answers import PLAIN, Refusal, answer
+from gateway.session.http_answers import PLAIN, SHUTDOWN, Refusal, answer
 from gateway.session.http_caller import FORBIDDEN, Caller, ours
 from gateway.session.http_exchange import Exchange, Outgoing, Terms
 from gateway.session.http_exchange import State as Exchanging
@@ -55,7 +55,6 @@ from gateway.wire.http1 import CHUNKED, RequestHead
 # Who speaks 1.0 only, such as `curl -0`, says so.
 ALPN = (b"http/1.1", b"http/1.0")
 _CLIENT_HELLO = 0x16
-_SHUTDOWN = "the gateway is shutting down"
 _PROCEED = Proceed()
 _EXPIRED = "the client certificate has expired"
 
@@ -151,8 +150,7 @@ class HTTPSession:
 
     def _secured(self, event: Secured) -> Sequence[Command]:
         self._caller = Caller(self._client, event.tls, self._clock)
-        expires = event.tls.peer_expires
-        self._terms = Terms(self._backends, self._clock, self._questions.idle, self._access.body_timeout, expires)
+        self._terms = self._new_terms()
         self.facts.tls = event.tls.version
         self._state = State.HEAD
         return (SetDeadline(self._access.head_timeout),)
@@ -215,9 +213,14 @@ class HTTPSession:
         self._exchange, self._state = exchange, State.EXCHANGE
         return commands
 
+    def _new_terms(self) -> Terms:
+        expires = self._caller.tls.peer_expires
+        return Terms(self._backends, self._clock, self._questions.idle, self._access.body_timeout, expires)
+
     def _renew(self, access: HTTPAccess) -> None:
         """A reload: what was decided is forgotten, and the connection ends with this request."""
         self._access, self._last, self._out = access, True, None
+        self._terms = self._new_terms()
         self._caller.forget()
 
     def _decide(self, head: RequestHead, asked: Asked) -> Outgoing:
@@ -298,7 +301,7 @@ class HTTPSession:
             self._state, self._exchange = State.OPEN, None
             self.facts.decision, self.facts.rule = "allowed", self._passage.rule
             if exchange.final:
-                return *commands, *self._part(1001, _SHUTDOWN)
+                return *commands, *self._part(1001, SHUTDOWN)
         return commands
 
     def _answered(self, exchange: Exchange, commands: Sequence[Command]) -> Sequence[Command]:
@@ -341,7 +344,7 @@ class HTTPSession:
         return self._close("TLS was not finished in time")
 
     def _shut_down(self, _: ShuttingDown) -> Sequence[Command]:
-        return self._close(_SHUTDOWN)
+        return self._close(SHUTDOWN)
 
     def _shut_down_after(self, _: ShuttingDown) -> Sequence[Command]:
         """Whoever has asked gets the answer, if it comes within the grace period."""
@@ -350,7 +353,7 @@ class HTTPSession:
         return (SetDeadline(self._access.grace),)
 
     def _open_shut_down(self, _: ShuttingDown) -> Sequence[Command]:
-        return self._part(1001, _SHUTDOWN)
+        return self._part(1001, SHUTDOWN)
 
     def _open_expired(self, _: Expired) -> Sequence[Command]:
         return self._part(1008, _EXPIRED)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from http import HTTPStatus
 
+SHUTDOWN = "the gateway is shutting down"
+
 
 class Refusal(Exception):
     """A request gets this answer instead of the upstream's.

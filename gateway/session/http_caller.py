@@ -24,7 +24,7 @@ from gateway.wire.http1 import RequestHead, claims_identity, frames_otherwise
 
 FORBIDDEN = "forbidden"
 _MISMATCH = "the key in Authorization is not the certificate's"
-_QUERY_MISMATCH = "the key in ?authorization= is not the certificate's"
+_QUERY_MISMATCH = "the key in the query is not the certificate's"
 _SHORT = 64
 # More parameters than this are not looked through for a key.
 _MAX_PARAMETERS = 1000
@@ -126,7 +126,7 @@ class Caller:
         target = head.target if route.ws_forward_key else without
         if identity is None or identity.key is None:
             if given is not None and asked is not None and given != asked:
-                raise Refusal(400, "Authorization and ?authorization= are two keys")
+                raise Refusal(400, "the keys in Authorization and in the query differ")
             return given if given is not None else asked, target
         if given is not None:
             _compare(route, identity.key, given)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from gateway.errors import ProtocolError
 from gateway.routes import Route
 from gateway.session.backends import Backends
-from gateway.session.http_answers import Refusal, answer
+from gateway.session.http_answers import SHUTDOWN, Refusal, answer
 from gateway.session.http_body import NO_BODY, Body
 from gateway.session.http_heads import known_response, lines, told_response
 from gateway.session.vocabulary import (
@@ -51,7 +51,6 @@ MIN_PROGRESS = 4096
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 # What an upstream may say before its answer proper.
 _MAX_INFORMATIONAL = 16
-_NO_CONTENT = (204, 304)
 
 _BAD_UPSTREAM = "the upstream gave no valid answer"
 _NO_UPSTREAM = "no upstream can be reached"
@@ -202,8 +201,10 @@ class Exchange:
         return self._fail(502, _NO_UPSTREAM, event.reason)
 
     def _unreachable_in_time(self, _: TimedOut) -> Sequence[Command]:
+        if self.final:
+            return self._fail(503, SHUTDOWN, SHUTDOWN)
         self._terms.backends.failed(self._target)
-        if self._others and not self.final:
+        if self._others:
             return self._dial_next(self._others)
         return self._fail(504, _SLOW_UPSTREAM, "the upstream could not be reached in time")
 
@@ -236,7 +237,6 @@ class Exchange:
             self.ahead += event.data
             return self._hold()
         ready = self._take(event.data)
-        self._replay = None
         commands: list[Command] = [Send(Side.UPSTREAM, ready)] if ready else []
         if self._complete_or_progressing():
             commands += self._awaited()
@@ -276,7 +276,8 @@ class Exchange:
             raise ProtocolError("too many interim answers")
         if not self._out.head.http11 or (head.status == 100 and not self._out.head.expect):
             return ()
-        return (Send(Side.CLIENT, b"%b\r\n" % lines(head)),)
+        # A client that has waited for this has all the time for its body from now on.
+        return Send(Side.CLIENT, b"%b\r\n" % lines(head)), *(self._awaited() if head.status == 100 else ())
 
     def _answered(self, head: ResponseHead, raw: bytes, data: bytes) -> Sequence[Command]:
         self.state, self._response, self._buffer = State.ANSWERING, head, b""
@@ -368,6 +369,8 @@ class Exchange:
         return self._end(f"the client's connection: {event.reason}")
 
     def _too_slow(self, event: TimedOut) -> Sequence[Command]:
+        if self.final:
+            return self._fail(503, SHUTDOWN, SHUTDOWN)
         if event.stalled is Side.CLIENT:
             return self._end("the client does not take the answer")
         if not self._body.done and event.stalled is None:

@@ -407,7 +407,8 @@ EXPECTING = request("/", "Content-Length: 3", "Expect: 100-continue", method="PO
 def test_100_continue() -> None:
     one = Conversation().ask(EXPECTING)
     assert one.asked.one("Expect") == "100-continue"
-    assert one.upstream(response("100 Continue")) == [Send(Side.CLIENT, b"HTTP/1.1 100 Continue\r\n\r\n")]
+    told = one.upstream(response("100 Continue"))
+    assert told == [Send(Side.CLIENT, b"HTTP/1.1 100 Continue\r\n\r\n"), SetDeadline(BODY)], "the body's time begins"
     one.client(b"abc")
     one.upstream(sized())
     assert one.record.status == 200
@@ -1076,7 +1077,7 @@ def test_shutdown_tries_no_further_address_when_time_is_up() -> None:
     one.client(request())
     one.tell(ShuttingDown())
     one.time_out()
-    one.failed(504)
+    assert one.failed(503) == "the gateway is shutting down"
     assert one.dials == [FIRST]
 
 
