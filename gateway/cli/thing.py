@@ -1,0 +1,161 @@
+"""`securegw thing`: devices and programs, one at a time; `bulk` has many at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway.cli.bulk import export, import_
+from gateway.cli.files import read_key
+from gateway.cli.options import as_json, confirm, key_file, yes
+from gateway.cli.output import compact, listed, note, printable, record, say, write
+from gateway.cli.records import other_end, thing_fields, thing_page, thing_table
+from gateway.cli.settings import Installation
+from gateway.cli.strict_json import json_object
+
+if TYPE_CHECKING:
+    from gateway.registry.ledger import Ledger, ThingRecord
+
+
+@click.group()
+def thing() -> None:
+    """Things: devices and programs with a secret key.
+
+    THING is an id, or a name that only one thing has.
+    """
+
+
+@thing.command()
+@click.argument("name")
+@click.option("--id", "uuid", metavar="UUID", help="Its id, instead of a random one.")
+@key_file
+@click.option("--metadata", metavar="JSON", default="{}", help="A JSON object of your own, kept with it.")
+@as_json
+@click.pass_obj
+def create(
+    installation: Installation, name: str, uuid: str | None, key_file: str | None, metadata: str, as_json: bool
+) -> None:
+    """Make a thing, and print its key, this once.
+
+    \b
+    Examples:
+      securegw thing create boiler
+      securegw thing create boiler --metadata '{"room": "cellar"}' --json
+      securegw thing create boiler --key-file - < boiler.secret
+    """
+    try:
+        about = json_object(metadata)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}", param_hint="--metadata") from None
+    given = None if key_file is None else read_key(key_file)
+    with installation.ledger() as ledger:
+        made, key = ledger.create_thing(name, id=uuid, key=given, metadata=about)
+    _hand_over(made, None if given else key, as_json)
+
+
+@thing.command("list")
+@click.option("--channel", metavar="CHANNEL", help="Only those that are connected to this channel.")
+@as_json
+@click.pass_obj
+def list_(installation: Installation, channel: str | None, as_json: bool) -> None:
+    """List things."""
+    with installation.ledger() as ledger:
+        found = ledger.things(channel=channel)
+        write(listed(map(thing_fields, found)) if as_json else thing_table(found))
+
+
+@thing.command()
+@click.argument("thing")
+@as_json
+@click.pass_obj
+def show(installation: Installation, thing: str, as_json: bool) -> None:
+    """Show a thing, and the channels that it is connected to.
+
+    Where certificates carry keys, rules and the audit call it what stands at "known as".
+    """
+    with installation.ledger() as ledger:
+        found = ledger.thing(thing)
+        connected = _connected(ledger, found)
+    write([compact(thing_fields(found) | {"channels": connected})] if as_json else thing_page(found, connected))
+
+
+@thing.command()
+@click.argument("thing")
+@as_json
+@click.pass_obj
+def disable(installation: Installation, thing: str, as_json: bool) -> None:
+    """Let a thing in no more.
+
+    Its live sessions end within a second, on every gateway. Nothing of it is forgotten.
+    """
+    _set_enabled(installation, thing, False, as_json)
+
+
+@thing.command()
+@click.argument("thing")
+@as_json
+@click.pass_obj
+def enable(installation: Installation, thing: str, as_json: bool) -> None:
+    """Let a thing in again."""
+    _set_enabled(installation, thing, True, as_json)
+
+
+@thing.command("rotate-key")
+@click.argument("thing")
+@key_file
+@as_json
+@click.pass_obj
+def rotate_key(installation: Installation, thing: str, key_file: str | None, as_json: bool) -> None:
+    """Give a thing another key, and print it, this once.
+
+    Its old key counts no more, nor do certificates that carry it; its live sessions end.
+    """
+    given = None if key_file is None else read_key(key_file)
+    with installation.ledger() as ledger:
+        changed, key = ledger.rotate_key(thing, given)
+    _hand_over(changed, None if given else key, as_json)
+
+
+@thing.command()
+@click.argument("thing")
+@yes
+@as_json
+@click.pass_obj
+def delete(installation: Installation, thing: str, yes: bool, as_json: bool) -> None:
+    """Delete a thing for good: its live sessions end."""
+    with installation.ledger() as ledger:
+        found = ledger.thing(thing)
+        connections = sum(1 for _ in ledger.connections(thing=found.id))
+        confirm(f"Delete the thing {printable(found.name)} ({found.id}), connections: {connections}?", yes)
+        gone = ledger.delete_thing(found.id)
+    if as_json:
+        write([compact(thing_fields(gone))])
+    else:
+        say(f"The thing {gone.name} ({gone.id}) is deleted.")
+
+
+thing.add_command(import_)
+thing.add_command(export)
+
+
+def _hand_over(one: ThingRecord, key: str | None, as_json: bool) -> None:
+    """key: None if whoever called knows it already."""
+    secret = {} if key is None else {"key": key}
+    write([compact(thing_fields(one) | secret)] if as_json else record({"id": one.id, "name": one.name} | secret))
+    if key is not None:
+        note("Keep the key now: only its hash is stored, and it is never shown again.")
+
+
+def _set_enabled(installation: Installation, thing: str, enabled: bool, as_json: bool) -> None:
+    with installation.ledger() as ledger:
+        changed = ledger.set_enabled(thing, enabled)
+    if as_json:
+        write([compact(thing_fields(changed))])
+    else:
+        say(f"The thing {changed.name} ({changed.id}) is {'enabled' if enabled else 'disabled'}.")
+
+
+def _connected(ledger: Ledger, found: ThingRecord) -> list[dict[str, Any]]:
+    names = {one.id: one.name for one in ledger.channels(thing=found.id)}
+    return [other_end(one.channel, names.get(one.channel, ""), one) for one in ledger.connections(thing=found.id)]

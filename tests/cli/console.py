@@ -1,0 +1,58 @@
+"""The command as tests call it: in this process, and as one of its own where it has to be."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from gateway.cli.main import NAME, securegw
+from gateway.registry.ledger import Ledger, open_ledger
+from gateway.registry.settings import RegistrySettings
+
+# The registry that is meant comes before the arguments.
+_PROCESS = """
+import sys
+from pathlib import Path
+from gateway.cli.main import main
+from gateway.cli.settings import Installation
+from gateway.registry.settings import RegistrySettings
+settings = RegistrySettings(Path(sys.argv.pop(1)))
+Installation.registry = lambda _: settings
+main()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """settings: of the registry that it is about."""
+
+    settings: RegistrySettings
+
+    def run(self, *arguments: str, stdin: str | bytes = "") -> Result:
+        return CliRunner().invoke(securegw, arguments, input=stdin, prog_name=NAME)
+
+    def ok(self, *arguments: str, stdin: str | bytes = "") -> str:
+        """What stands on standard output."""
+        result = self.run(*arguments, stdin=stdin)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    def json(self, *arguments: str, stdin: str | bytes = "") -> Any:
+        return json.loads(self.ok(*arguments, "--json", stdin=stdin))
+
+    def refused(self, *arguments: str, status: int = 1, stdin: str | bytes = "") -> str:
+        """What stands on standard error; nothing stands on standard output."""
+        result = self.run(*arguments, stdin=stdin)
+        assert (result.exit_code, result.stdout) == (status, "")
+        return result.stderr
+
+    def ledger(self) -> Ledger:
+        return open_ledger(self.settings)
+
+    def command(self, *arguments: str) -> list[str]:
+        """For a process of its own."""
+        return [sys.executable, "-c", _PROCESS, str(self.settings.database), *arguments]
