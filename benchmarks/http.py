@@ -23,7 +23,7 @@ from benchmarks import http_measure, http_report
 from benchmarks.http_peers import NGINX, NGINX_NJS, START, Peer, Site, start_site
 from benchmarks.machine import gateway_versions, machine_facts, plainly, said_by, scratch
 from benchmarks.peers import GATEWAY, MissingError
-from benchmarks.report import Reading
+from benchmarks.report import Reading, ratios, values
 
 SHORT = {"nginx": NGINX, "njs": NGINX_NJS, "securegw": GATEWAY}
 QUICK_SECONDS = 3.0
@@ -92,9 +92,9 @@ def show(options: argparse.Namespace, known: dict[str, str], readings: list[Read
 def show_quickly(options: argparse.Namespace, readings: list[Reading]) -> None:
     for row in http_report.ROWS:
         if row.part in options.only:
-            peers = (name for name in http_report.PEERS if http_report.values(readings, row.part, name, row.figure))
-            said = [f"{name} {http_report.values(readings, row.part, name, row.figure)[0]:.4g}" for name in peers]
-            said += [f"ratio {ratio:.2f}" for ratio in http_report.ratios(readings, row.part, row.figure, NGINX)]
+            peers = (name for name in http_report.PEERS if values(readings, row.part, name, row.figure))
+            said = [f"{name} {values(readings, row.part, name, row.figure)[0]:.4g}" for name in peers]
+            said += [f"ratio {ratio:.2f}" for ratio in ratios(readings, row.part, row.figure, GATEWAY, NGINX)]
             print(f"{row.title}: {', '.join(said)}")
 
 

@@ -22,15 +22,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "load.h"
 
 #define PERIOD 26
 #define CHUNK (64 * 1024)
 #define HEAD_LIMIT 8192
-#define MAX_LATENCIES (4 * 1000 * 1000)
 #define SLACK_SECONDS 60
 /* The key of RFC 6455, 1.3, and what a server has to make of it. */
 #define WEBSOCKET_KEY "dGhlIHNhbXBsZSBub25jZQ=="
@@ -71,20 +70,7 @@ static uint64_t bulk;
 static char fixed[CHUNK];      /* what it receives; if empty, the pattern */
 static size_t fixed_length;
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static double own_cpu(void) {
-    struct rusage used;
-    getrusage(RUSAGE_SELF, &used);
-    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
-           (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
-}
-
-__attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...) {
+static void fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     fprintf(stderr, "%s, operation %llu: ", plan.name, (unsigned long long)operations + 1);
@@ -284,20 +270,6 @@ static void run(struct connection *connections, int count, double seconds) {
     alarm(0);
 }
 
-static SSL_CTX *client_context(const char *ca, const char *certificate, const char *key) {
-    SSL_CTX *made = SSL_CTX_new(TLS_client_method());
-    SSL_CTX_set_min_proto_version(made, TLS1_3_VERSION);
-    SSL_CTX_set_verify(made, SSL_VERIFY_PEER, NULL);
-    SSL_CTX_set_mode(made, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    SSL_CTX_set_read_ahead(made, 1); /* one system call for several records */
-    SSL_CTX_set_default_read_buffer_len(made, 2 * CHUNK);
-    if (SSL_CTX_load_verify_locations(made, ca, NULL) != 1 ||
-        SSL_CTX_use_certificate_chain_file(made, certificate) != 1 ||
-        SSL_CTX_use_PrivateKey_file(made, key, SSL_FILETYPE_PEM) != 1)
-        fail("certificates");
-    return made;
-}
-
 /* RFC 6455, 5.2: a whole binary message, masked by the client, bare from the server. */
 static void frames(size_t payload) {
     static const unsigned char mask[4] = {0x37, 0xfa, 0x21, 0x3d};
@@ -365,11 +337,6 @@ static bool choose(const char *name, uint64_t small, uint64_t large) {
             return true;
         }
     return false;
-}
-
-static int ascending(const void *a, const void *b) {
-    float left = *(const float *)a, right = *(const float *)b;
-    return (left > right) - (left < right);
 }
 
 static void report(double seconds, double cpu) {

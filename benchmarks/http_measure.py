@@ -6,15 +6,12 @@ The load runs first as far as its connections and one operation each, so that op
 
 from __future__ import annotations
 
-import json
 import ssl
-import subprocess
-import threading
 
+from benchmarks import load
 from benchmarks.http_client import FORBIDDEN, OK, ask
 from benchmarks.http_peers import LARGE, SMALL, Peer, Site
-from benchmarks.measure import SLACK_SECONDS, Figures, cpu_seconds
-from benchmarks.peers import clean_environment
+from benchmarks.measure import Figures, cpu_seconds
 
 # Of each part: how many connections, each busy all the time.
 CONNECTIONS = {"get": 16, "post": 16, "download": 1, "upload": 1, "ws64": 16, "ws16k": 16, "connect": 16}
@@ -45,35 +42,13 @@ def drive(part: str, site: Site, peer: Peer, seconds: float) -> Figures:
         *(*site.at_load, str(site.loader), part, str(peer.port), str(CONNECTIONS[part]), str(seconds)),
         *map(str, (shown.authority, shown.client_certificate, shown.client_key, shown.thing_key, SMALL, LARGE)),
     ]
-    child = subprocess.Popen(
-        command,
-        env=clean_environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    alarm = threading.Timer(seconds + 2 * SLACK_SECONDS, child.kill)
-    alarm.start()
     try:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        if child.stdout.readline() != "ready\n":
-            raise RuntimeError(f"load on {peer.name}: {child.communicate()[1]}")
-        before = cpu_seconds(peer.process.pid), cpu_seconds(site.backend.pid)
-        child.stdin.write("go\n")
-        child.stdin.flush()
-        said = child.stdout.readline()
-        after = cpu_seconds(peer.process.pid), cpu_seconds(site.backend.pid)
-        if not said:
-            raise RuntimeError(f"load on {peer.name}: {child.communicate()[1]}")
-        child.communicate()
-    finally:
-        alarm.cancel()
-        child.kill()
-        child.wait()
-    return _figures(json.loads(said), after[0] - before[0], after[1] - before[1])
+        told, before, after = load.drive(
+            command, seconds, lambda: (cpu_seconds(peer.process.pid), cpu_seconds(site.backend.pid))
+        )
+    except RuntimeError as failure:
+        raise RuntimeError(f"load on {peer.name}: {failure}") from None
+    return _figures(told, after[0] - before[0], after[1] - before[1])
 
 
 def _figures(told: Figures, used: float, upstream: float) -> Figures:

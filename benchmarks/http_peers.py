@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,14 +17,14 @@ from pathlib import Path
 
 from benchmarks.credentials import MutualCredentials, write_mutual_credentials
 from benchmarks.http_client import OK, ask
-from benchmarks.peers import GATEWAY, ROOT, START_SECONDS, MissingError, Process, free_port
+from benchmarks.load import build, shares
+from benchmarks.peers import GATEWAY, ROOT, MissingError, Process, free_port, wait_until
 
 NGINX = "nginx, map"
 NGINX_NJS = "nginx, njs"
 NJS_MODULE = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 SMALL = 200
 LARGE = 100_000_000
-BUILD_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +63,6 @@ def start_site(folder: Path, stack: ExitStack) -> Site:
     )
     stack.callback(backend.stop)
     return Site(folder, nginx, loader, credentials, backend, port, at_proxy, at_load)
-
-
-def build(name: str, folder: Path) -> Path:
-    program = folder / name
-    command = ["cc", "-O2", "-std=gnu11", "-o", str(program), str(ROOT / "benchmarks" / f"{name}.c")]
-    try:
-        subprocess.run(
-            [*command, "-lssl", "-lcrypto"], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS
-        )
-    except FileNotFoundError:
-        raise MissingError("a C compiler (apt-get install gcc libssl-dev)") from None
-    except subprocess.CalledProcessError as failure:
-        raise MissingError(f"{name} does not build (apt-get install libssl-dev)\n{failure.stderr[-2000:]}") from None
-    return program
-
-
-def shares() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The first core for the proxy, the others for load and upstream; nothing is said where there is only one."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        return (), ()
-    return ("taskset", "-c", str(cores[0])), ("taskset", "-c", ",".join(map(str, cores[1:])))
 
 
 def start_nginx(site: Site, stack: ExitStack) -> Peer:
@@ -239,18 +215,10 @@ def _ready(
 ) -> Peer:
     process = Process([*site.at_proxy, *command], log, environment=environment)
     stack.callback(process.stop)
-    deadline = time.monotonic() + START_SECONDS
-    reason = "it ended"
-    while time.monotonic() < deadline and not process.ended():
-        try:
-            status = ask(site.credentials, port, site.credentials.thing_key).status
-            if status == OK:
-                return Peer(name, port, process)
-            reason = f"status {status}"
-        except OSError as error:
-            reason = str(error)
-        time.sleep(0.1)
-    said = "".join(
-        path.read_text(errors="replace")[-2000:] for path in (log, log.with_name("error.log")) if path.exists()
-    )
-    raise RuntimeError(f"{name}: not ready: {reason}\n{said}")
+
+    def refused() -> str:
+        status = ask(site.credentials, port, site.credentials.thing_key).status
+        return "" if status == OK else f"status {status}"
+
+    wait_until(refused, process, log, log.with_name("error.log"))
+    return Peer(name, port, process)

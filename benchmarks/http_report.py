@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from benchmarks.http_peers import NGINX, NGINX_NJS
 from benchmarks.peers import GATEWAY
-from benchmarks.report import Reading, met, spread, table
+from benchmarks.report import Reading, met, ratios, spread, table, values
 
 PEERS = (NGINX, NGINX_NJS, GATEWAY)
 
@@ -47,13 +47,6 @@ SEEN = (
 )
 
 
-def ratios(readings: Sequence[Reading], part: str, figure: str, other: str) -> list[float]:
-    """securegw ÷ the other, round by round."""
-    by_round = {(r.round, r.peer): r.figures[figure] for r in readings if r.part == part}
-    rounds = [number for number, name in by_round if name == GATEWAY and by_round.get((number, other))]
-    return [by_round[number, GATEWAY] / by_round[number, other] for number in rounds]
-
-
 def markdown(readings: Sequence[Reading]) -> str:
     return "\n\n".join(("### CPU beside nginx", costs(readings), "### What else was seen", seen(readings)))
 
@@ -64,7 +57,7 @@ def costs(readings: Sequence[Reading]) -> str:
     for row in ROWS:
         cells = [spread(values(readings, row.part, name, row.figure), row.digits) for name in PEERS]
         if any(cell != "-" for cell in cells):
-            compared = [ratios(readings, row.part, row.figure, name) for name in PEERS[:-1]]
+            compared = [ratios(readings, row.part, row.figure, GATEWAY, name) for name in PEERS[:-1]]
             lines.append([row.title, *cells, *(spread(ratio, 2) for ratio in compared), _target(row, compared[0])])
     return table(lines)
 
@@ -84,7 +77,3 @@ def seen(readings: Sequence[Reading]) -> str:
                 shown = (spread(values(readings, row.part, name, figure), digits) for figure, _, digits in SEEN)
                 lines.append([row.part, name, *shown])
     return table(lines)
-
-
-def values(readings: Sequence[Reading], part: str, peer: str, figure: str) -> list[float]:
-    return [reading.figures[figure] for reading in readings if (reading.part, reading.peer) == (part, peer)]

@@ -31,6 +31,11 @@ WARM_UP = 20
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process and its living descendants: proc(5), /proc/pid/stat fields 4, 14 and 15."""
+    return sum(family(pid).values()) / TICKS
+
+
+def family(pid: int) -> dict[int, int]:
+    """A process and its living descendants, with the clock ticks that each has used."""
     table: dict[int, tuple[int, int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -39,11 +44,11 @@ def cpu_seconds(pid: int) -> float:
             except OSError:
                 continue  # It ended while we looked.
             table[int(entry.name)] = int(fields[1]), int(fields[11]) + int(fields[12])
-    family, grown = {pid}, True
+    members, grown = {pid}, True
     while grown:
-        children = {child for child, (parent, _) in table.items() if parent in family} - family
-        family, grown = family | children, bool(children)
-    return sum(table[member][1] for member in family) / TICKS
+        children = {child for child, (parent, _) in table.items() if parent in members} - members
+        members, grown = members | children, bool(children)
+    return {member: table[member][1] for member in members}
 
 
 def memory_kb(pid: int) -> tuple[int, int]:

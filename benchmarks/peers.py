@@ -201,17 +201,33 @@ def start_site(kept: Path, folder: Path, stack: ExitStack) -> Site:
 
 
 def wait_until_ready(account: Account, process: Process) -> None:
-    """Until a login succeeds. A server that ends, or is not ready in time, is an error with its last words."""
-    deadline = time.monotonic() + START_SECONDS
-    reason: Exception | None = None
-    while time.monotonic() < deadline and not process.ended():
+    """Until a login succeeds."""
+
+    def log_in() -> str:
         try:
             Connection(account).close()
+        except ServerError as error:
+            return repr(error)
+        return ""
+
+    wait_until(log_in, process, process.log)
+
+
+def wait_until(refused: Callable[[], str], process: Process, *logs: Path) -> None:
+    """Until nothing is refused and no OSError raised. A server that ends, or is not ready in time, is an error with its
+    last words."""
+    deadline = time.monotonic() + START_SECONDS
+    reason = "it ended"
+    while time.monotonic() < deadline and not process.ended():
+        try:
+            reason = refused()
+        except OSError as error:
+            reason = str(error) or type(error).__name__
+        if not reason:
             return
-        except (OSError, ServerError) as error:
-            reason = error
-            time.sleep(0.1)
-    raise RuntimeError(f"{process.log.name}: not ready: {reason}\n{process.log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.1)
+    said = "".join(log.read_text(errors="replace")[-2000:] for log in logs if log.exists())
+    raise RuntimeError(f"{process.log.parent.name}/{process.log.name}: not ready: {reason}\n{said}")
 
 
 def direct(site: Site) -> Peer:

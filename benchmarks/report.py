@@ -71,6 +71,18 @@ class Readings:
         return [figures[figure] for figures in found if figure in figures]
 
 
+def values(readings: Iterable[Reading], part: str, peer: str, figure: str) -> list[float]:
+    found = (reading.figures for reading in readings if (reading.part, reading.peer) == (part, peer))
+    return [figures[figure] for figures in found if figure in figures]
+
+
+def ratios(readings: Iterable[Reading], part: str, figure: str, ours: str, theirs: str) -> list[float]:
+    """One peer ÷ another, round by round."""
+    by_round = {(r.round, r.peer): r.figures[figure] for r in readings if r.part == part}
+    rounds = [number for number, name in by_round if name == ours and by_round.get((number, theirs))]
+    return [by_round[number, ours] / by_round[number, theirs] for number in rounds]
+
+
 def spread(values: list[float], digits: int) -> str:
     if not values:
         return "-"
