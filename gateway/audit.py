@@ -30,7 +30,7 @@ _LONGEST_PATH = 2048
 def record(event: str, now: float, facts: Facts, **more: Any) -> str:
     """One line: the fixed keys first; what is not known is left out. `now`: seconds since the epoch."""
     entry = {"time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"), "event": event}
-    entry.update({key: value for key, value in {**more, **asdict(facts)}.items() if value is not None})
+    entry.update({key: value for key, value in (*more.items(), *asdict(facts).items()) if value is not None})
     # Everything outside ASCII is escaped: a name can never end the line or fake another one.
     return json.dumps(entry, ensure_ascii=True, separators=(",", ":"))
 

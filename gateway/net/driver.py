@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -29,9 +30,12 @@ from gateway.session.vocabulary import (
     Close,
     Command,
     Data,
+    Denial,
     Dial,
     Dialed,
+    Drained,
     Ended,
+    Enter,
     Event,
     Expired,
     Facts,
@@ -39,6 +43,7 @@ from gateway.session.vocabulary import (
     Hold,
     Idle,
     Lost,
+    Mail,
     Opened,
     Proceed,
     Release,
@@ -71,7 +76,9 @@ class Driver:
 
     __slots__ = (
         "_client",
+        "_congested",
         "_deadline",
+        "_delivered",
         "_dial",
         "_door",
         "_events",
@@ -110,11 +117,11 @@ class Driver:
         self._events: list[Event] = []
         self._running = self._over = False
         self._where = ""
-        self._held = False
+        self._held = self._congested = False
         self._deadline = Deadline(house.reactor, self._deadline_passed)
         self._expires = 0.0
         self._opened_at = self._moved_at = house.now()
-        self._moved = 0
+        self._moved = self._delivered = 0
 
     # --- what the session asks --------------------------------------------------------------------------------------
 
@@ -128,6 +135,17 @@ class Driver:
         self._door = latest
         connection = self._client.connection
         return connection is None or latest.certificates.server(latest.name).still_trusts(connection)
+
+    def deliver(self, data: bytes) -> None:
+        if self._running:
+            self._events.append(Mail(data))
+        else:
+            self._delivered += len(data)
+            self._client.write(data)
+
+    def congested(self) -> bool:
+        self._congested = bool(self._client.pending)
+        return self._congested
 
     def idle(self, dial: Dial) -> bool:
         return self._house.pool.ready((self._door.certificates, dial.name))
@@ -162,14 +180,14 @@ class Driver:
 
     def _open(self) -> None:
         welcome = self._house.welcome(self, self._peer.host)
-        self._tell(Opened(self._peer, over_limit=not welcome))
+        self.tell(Opened(self._peer, over_limit=not welcome))
         if not self._over:
-            self._client.when_drained(self._hear_upstream)
+            self._client.when_drained(self._client_drained)
             self._hear_client()
 
     # --- events in, commands out ------------------------------------------------------------------------------------
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
         """One event at a time: what a command causes at once waits its turn."""
         if self._running:
             self._events.append(event)
@@ -198,13 +216,13 @@ class Driver:
     # --- what transports tell ---------------------------------------------------------------------------------------
 
     def sniffed(self, _: Transport, first: bytes) -> None:
-        self._tell(Sniffed(first))
+        self.tell(Sniffed(first))
 
     def received(self, transport: Transport, data: bytes) -> None:
         if self._header is not None:
             self._proxied(data)
         else:
-            self._tell(Data(Side.CLIENT if transport is self._client else Side.UPSTREAM, data))
+            self.tell(Data(Side.CLIENT if transport is self._client else Side.UPSTREAM, data))
 
     def secured(self, transport: Transport) -> None:
         connection = transport.connection
@@ -215,14 +233,14 @@ class Driver:
                 context.verify(connection, self._target.address.host)
             except UpstreamError as error:
                 self._drop_upstream()
-                self._tell(Lost(Side.UPSTREAM, str(error)))
+                self.tell(Lost(Side.UPSTREAM, str(error)))
                 return
             if self._client.pending:
                 transport.pause()  # which was read in spite of that, to shake hands
         if transport is self._client and not self.renew():
             self._end("TLS: the client certificate is not trusted any more, since a reload")
             return
-        self._tell(Secured(self._side(transport), tls_facts(connection, issuers=transport is self._client)))
+        self.tell(Secured(self._side(transport), tls_facts(connection, issuers=transport is self._client)))
 
     def lost(self, transport: Transport, reason: str) -> None:
         if self._relay is not None:
@@ -230,7 +248,7 @@ class Driver:
         elif self._header is not None:
             self._end(f"PROXY header: {reason}")
         else:
-            self._tell(Lost(self._side(transport), reason, orderly=transport.ended))
+            self.tell(Lost(self._side(transport), reason, orderly=transport.ended))
             self._hear_client()
 
     # --- commands ---------------------------------------------------------------------------------------------------
@@ -241,16 +259,16 @@ class Driver:
     def _start_tls(self, command: StartTLS) -> None:
         certificates = self._door.certificates
         if command.side is Side.CLIENT:
-            self._client.start_tls(certificates.server(self._door.name).connection)
+            self._client.start_tls(certificates.server(self._door.name).connection, small=command.small)
         elif self._upstream is not None and self._target is not None:
             host = self._target.address.host
             try:
                 context = certificates.client(self._target.upstream, self._target.login)
             except LookupError:
                 # A cancel for a session that is older than a reload which took its upstream away.
-                self._tell(Lost(Side.UPSTREAM, "the upstream is not configured any more"))
+                self.tell(Lost(Side.UPSTREAM, "the upstream is not configured any more"))
                 return
-            self._upstream.start_tls(lambda sock: context.connection(sock, host))
+            self._upstream.start_tls(lambda sock: context.connection(sock, host), small=command.small)
 
     def _set_deadline(self, command: SetDeadline) -> None:
         if command.seconds is None:
@@ -264,7 +282,7 @@ class Driver:
         elif self._header is not None:
             self._end("timed out before the PROXY header was complete")
         else:
-            self._tell(TimedOut(self._stalled()))
+            self.tell(TimedOut(self._stalled()))
 
     def _stalled(self) -> Side | None:
         if self._client.pending:
@@ -300,7 +318,7 @@ class Driver:
         upstream = Transport(self._house.poller, self._house.reactor, sock, self)
         upstream.resume()
         self._take_upstream(upstream)
-        self._tell(Dialed())
+        self.tell(Dialed())
 
     def _take_upstream(self, upstream: Transport) -> None:
         self._upstream = upstream
@@ -310,7 +328,7 @@ class Driver:
 
     def _not_connected(self, reason: str) -> None:
         self._dial = None
-        self._tell(Lost(Side.UPSTREAM, reason))
+        self.tell(Lost(Side.UPSTREAM, reason))
 
     def _release(self, _: Release) -> None:
         upstream, target = self._upstream, self._target
@@ -321,7 +339,10 @@ class Driver:
         if upstream.closed:
             self._hear_client()  # which may have waited for it
 
-    def _hang_up(self, _: HangUp | None = None) -> None:
+    def _hang_up(self, command: HangUp | None = None) -> None:
+        if command is not None and command.orderly and self._upstream is not None:
+            self._upstream.close()
+            self._upstream = None
         self._drop_upstream()
         if self._events:
             # What that one may still have to say is nothing that the next one said.
@@ -349,9 +370,12 @@ class Driver:
         if not self._held and (self._upstream is None or not self._upstream.pending):
             self._client.proceed()
 
-    def _hear_upstream(self) -> None:
+    def _client_drained(self) -> None:
         if self._upstream is not None:
             self._upstream.proceed()
+        if self._congested and not self._client.pending:
+            self._congested = False
+            self.tell(Drained())
 
     def _send(self, command: Send) -> None:
         """What one side does not take at once stops the other: at most one read of it waits."""
@@ -363,7 +387,8 @@ class Driver:
         if sink.pending:
             if source is not None:
                 source.pause()
-            if sink is client and sink.pending > MAX_PENDING:
+            # What is said at once may be as large as a session lets it be.
+            if sink is client and sink.pending > max(MAX_PENDING, len(command.data)):
                 self._end("the client does not read what it asks for")
                 client.abort()
 
@@ -372,10 +397,19 @@ class Driver:
             self._where = audit.whence(self.number, self._door.name, str(self._peer))
         self._house.write_audit(audit.request_record(self._house.now(), self._where, command))
 
+    def _enter(self, command: Enter) -> None:
+        self._house.opened(self)
+        if command.audited:
+            self._audit("open", self._session.facts)
+
+    def _deny(self, command: Denial) -> None:
+        facts = replace(self._session.facts, decision="refused", rule=None)
+        self._audit("denied", facts, action=command.action, topic=command.topic)
+
     def _splice(self, command: Splice) -> None:
         assert self._upstream is not None  # a session splices only after Dialed
         if not self._where:
-            self._audit("open")
+            self._audit("open", self._session.facts)
         self._deadline.stop()
         self._relay = Relay(
             self._house.reactor,
@@ -402,7 +436,7 @@ class Driver:
         if left > 0:
             self._deadline.set(left)
         else:
-            self._tell(Expired())
+            self.tell(Expired())
 
     def _close(self, command: Close) -> None:
         if self._relay is not None:
@@ -419,7 +453,7 @@ class Driver:
         if self._header is not None:
             self._end("the gateway is shutting down")
         else:
-            self._tell(ShuttingDown())
+            self.tell(ShuttingDown())
 
     def give_way(self) -> None:
         """Others came while it was over a limit, or proved nothing and the gateway is full."""
@@ -436,7 +470,7 @@ class Driver:
             self._moved, self._moved_at = moved, now
         elif now - self._moved_at >= self._door.idle_timeout:
             self._moved_at = now
-            self._tell(Idle())
+            self.tell(Idle())
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -452,7 +486,7 @@ class Driver:
             self._relay.cut(reason)
         self._client.close(broken=broken)
         if self._relay is not None or not self._where:
-            self._audit("close", reason)
+            self._audit_end(reason)
         # These hold this driver: without this only the garbage collector would free it and its transports.
         self._relay, self._session = None, _OVER
         # Counted for as long as it has a socket: who does not take its refusal is still there.
@@ -469,16 +503,19 @@ class Driver:
     def _leave(self) -> None:
         self._house.farewell(self)
 
-    def _audit(self, event: str, reason: str | None = None) -> None:
+    def _audit(self, event: str, facts: Facts, **about: Any) -> None:
         if self._door.quiet:
             return
-        now = self._house.now()
-        more: dict[str, Any] = {"connection": self.number, "listener": self._door.name, "client": str(self._peer)}
-        if reason is not None:
-            relay = self._relay
-            more |= {"reason": reason, "sent": relay.sent if relay else 0, "received": relay.received if relay else 0}
-            more["seconds"] = round(now - self._opened_at, 3)
-        self._house.write_audit(audit.record(event, now, self._session.facts, **more))
+        who: dict[str, Any] = {"connection": self.number, "listener": self._door.name, "client": str(self._peer)}
+        self._house.write_audit(audit.record(event, self._house.now(), facts, **who, **about))
+
+    def _audit_end(self, reason: str) -> None:
+        facts = self._session.facts
+        if self._relay is not None:
+            facts.sent, facts.received = self._relay.sent, self._relay.received
+        else:
+            facts.sent, facts.received = (facts.sent or 0) + self._delivered, facts.received or 0
+        self._audit("close", facts, reason=reason, seconds=round(self._house.now() - self._opened_at, 3))
 
 
 class _Over:
@@ -510,5 +547,7 @@ _RUN: dict[type[Command], Callable[[Driver, Any], None]] = {
     Send: Driver._send,
     Splice: Driver._splice,
     RequestRecord: Driver._record,
+    Enter: Driver._enter,
+    Denial: Driver._deny,
     Close: Driver._close,
 }

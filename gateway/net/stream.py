@@ -185,14 +185,15 @@ class TLSStream:
 class RawTLSStream(TLSStream):
     """The same with two calls into OpenSSL less wrapped."""
 
-    def __init__(self, connection: SSL.Connection) -> None:
+    def __init__(self, connection: SSL.Connection, bulk: int = _BULK) -> None:
         super().__init__(connection)
+        self._bulk = bulk
         self._ssl = connection._ssl  # noqa: SLF001 - see the module's docstring
         self._failure: BrokenStream | None = None
 
     def read(self) -> int:
         size: int = _lib.SSL_read(self._ssl, _BUFFER, SIZE)
-        if size < _BULK:
+        if size < self._bulk:
             return size if size > 0 else self._blocked_read(size)
         return self._read_on(size)
 
@@ -204,7 +205,7 @@ class RawTLSStream(TLSStream):
                 self._look_ahead(more)
                 break
             size += more
-            if more < _BULK:
+            if more < self._bulk:
                 break
         return size
 
@@ -233,20 +234,29 @@ class RawTLSStream(TLSStream):
         return self._write(_BUFFER, size)
 
     def send(self, data: bytes | memoryview) -> int:
-        return self._write(_ffi.from_buffer(data), len(data))
+        if type(data) is not bytes or not data:
+            return self._write(_ffi.from_buffer(data), len(data))
+        # cffi lends out the bytes themselves, which costs less than to ask for a pointer into them.
+        sent: int = _lib.SSL_write(self._ssl, data, len(data))
+        if sent == len(data):
+            return sent
+        return self._write(_ffi.from_buffer(data), len(data), sent) if sent > 0 else self._blocked_write(sent)
 
-    def _write(self, data: Any, size: int) -> int:
-        """From where that array of C's is: nothing is copied but into the records."""
-        sent = 0
+    def _write(self, data: Any, size: int, sent: int = 0) -> int:
+        """From where that array of C's is: nothing is copied but into the records. sent: so many of them were before."""
         while sent < size:
             result = _lib.SSL_write(self._ssl, data + sent, size - sent)
             if result <= 0:
-                error = _lib.SSL_get_error(self._ssl, result)
-                if error in (_lib.SSL_ERROR_WANT_WRITE, _lib.SSL_ERROR_WANT_READ):
-                    return sent
-                raise self._broken(error)
+                return sent + self._blocked_write(result)
             sent += result
         return sent
+
+    def _blocked_write(self, result: int) -> int:
+        """Nothing was taken, for now. Raises BrokenStream if it never will be."""
+        error = _lib.SSL_get_error(self._ssl, result)
+        if error in (_lib.SSL_ERROR_WANT_WRITE, _lib.SSL_ERROR_WANT_READ):
+            return 0
+        raise self._broken(error)
 
     def _broken(self, error: int) -> BrokenStream:
         """Empties the error queue, see `_forget_errors`."""
@@ -317,6 +327,9 @@ else:
     VIEW = memoryview(_ffi.buffer(_BUFFER))
 
 
-def tls_stream(connection: SSL.Connection) -> TLSStream:
-    """The fastest stream that this installation offers for a connection on a socket."""
-    return TLSStream(connection) if _raw is None else RawTLSStream(connection)
+def tls_stream(connection: SSL.Connection, *, small: bool = False) -> TLSStream:
+    """The fastest stream that this installation offers for a connection on a socket.
+
+    small: many small records are expected, so each read takes as many as are there.
+    """
+    return TLSStream(connection) if _raw is None else RawTLSStream(connection, 1 if small else _BULK)

@@ -181,15 +181,15 @@ class Transport:
 
     # --- TLS --------------------------------------------------------------------------------------------------------
 
-    def start_tls(self, connect: Callable[[socket.socket], SSL.Connection]) -> None:
-        """Go on as TLS on the same socket; the owner hears `secured`, or `lost`."""
+    def start_tls(self, connect: Callable[[socket.socket], SSL.Connection], *, small: bool = False) -> None:
+        """Go on as TLS on the same socket; the owner hears `secured`, or `lost`. small: as of `tls_stream`."""
         if self.closed:
             return
         if self._pending:
             self._lost("the peer did not take the answer to its encryption request")
             return
         self.connection = connect(self._sock)
-        self.stream = tls_stream(self.connection)
+        self.stream = tls_stream(self.connection, small=small)
         self.on_readable = self._handshake
         self.resume()
         # If that is all, the owner, whose call this is, has yet to act on it: what the peer says next is still on the

@@ -119,7 +119,50 @@ class Ended:
     """Always the last event, exactly once: free what was registered. Only RequestRecords are still run."""
 
 
-Event = Opened | Sniffed | Data | Secured | Dialed | Lost | TimedOut | Expired | Idle | ShuttingDown | Ended
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """For the client, from elsewhere in this process: whole messages in its own protocol."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """After `Questions.congested` has said yes: the client has taken everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dismissed:
+    """Somebody else in this process ends the session. code: in the protocol's own numbers; reason: for the audit."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the session has asked of another part of this process is done, or, with another code than 0, is not."""
+
+    code: int = 0
+
+
+Event = (
+    Opened
+    | Sniffed
+    | Data
+    | Secured
+    | Dialed
+    | Lost
+    | TimedOut
+    | Expired
+    | Idle
+    | ShuttingDown
+    | Mail
+    | Drained
+    | Dismissed
+    | Settled
+    | Ended
+)
 
 
 # --- commands: what to do ----------------------------------------------------------------------------------------
@@ -132,9 +175,13 @@ class Sniff:
 
 @dataclass(frozen=True, slots=True)
 class StartTLS:
-    """Begin the handshake: as server to the client, as client to the upstream dialed last."""
+    """Begin the handshake: as server to the client, as client to the upstream dialed last.
+
+    small: this peer's messages come in many small TLS records, so a read takes all that are there.
+    """
 
     side: Side
+    small: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +227,12 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class HangUp:
-    """End the upstream connection, or the attempt to dial one. Nothing more is heard of it."""
+    """End the upstream connection, or the attempt to dial one. Nothing more is heard of it.
+
+    orderly: what was sent before still arrives there.
+    """
+
+    orderly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +341,24 @@ class RequestRecord:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Enter:
+    """The client has proven who it is and is let in, though nothing is dialed for it.
+
+    audited: with a record of that.
+    """
+
+    audited: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Write an audit record of what was refused in a session that goes on. action: `publish` or `subscribe`."""
+
+    action: str
+    topic: str
+
+
 Command = (
     Sniff
     | StartTLS
@@ -302,6 +372,8 @@ Command = (
     | Send
     | Splice
     | RequestRecord
+    | Enter
+    | Denial
     | Close
 )
 
@@ -311,6 +383,7 @@ class Facts:
     """What the audit record says of a session; filled in by the session as it learns, read by the driver.
 
     user: what the client called itself. subject: what was proven, by the token `jti` or the certificate `serial`.
+    client_id: of MQTT. sent, received: bytes to and from the client, once they are known.
     """
 
     user: str | None = None
@@ -324,6 +397,9 @@ class Facts:
     tls: str | None = None
     decision: str = "refused"
     rule: str | None = None
+    client_id: str | None = None
+    sent: int | None = None
+    received: int | None = None
 
 
 class Questions(Protocol):
@@ -340,6 +416,15 @@ class Questions(Protocol):
 
     def idle(self, dial: Dial) -> bool:
         """Whether there is an idle connection of that name, at rest as far as can be seen."""
+
+    def tell(self, event: Event) -> None:
+        """Have the session handle that, as soon as it has handled what it is at. After its end nothing happens."""
+
+    def deliver(self, data: bytes) -> None:
+        """As `tell(Mail(data))`, for a session that would do no more with it than to send it; this is quicker."""
+
+    def congested(self) -> bool:
+        """Whether something waits for a client that does not take it; if so, Drained comes when it has."""
 
 
 class Session(Protocol):

@@ -16,19 +16,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.net.driver import MAX_PENDING
 from gateway.net.poller import Poller
 from gateway.net.transport import LINGER_SECONDS
 from gateway.session.vocabulary import (
     Close,
     Command,
     Data,
+    Denial,
     Dial,
     Dialed,
+    Dismissed,
+    Drained,
     Ended,
+    Enter,
     Event,
     Expired,
+    HangUp,
     Idle,
     Lost,
+    Mail,
     Opened,
     Secured,
     Send,
@@ -782,3 +789,198 @@ def test_an_ended_connection_is_freed_at_once(
         assert sock() is None
     finally:
         gc.enable()
+
+
+# --- a session that needs no upstream --------------------------------------------------------------------------------
+
+
+def test_who_enters_has_proven_who_it_is_without_a_dial(bench: Make):
+    one = bench({Opened: [Enter()]}).start()
+    assert one.house.let_in == [one.driver]
+    (record,) = one.records("open")
+    assert record["subject"] == "alice"
+    quietly = bench({Opened: [Enter(audited=False)]}, beside=one, number=8).start()
+    assert one.house.let_in == [one.driver, quietly.driver]
+    assert quietly.records("open") == []
+
+
+def test_what_is_refused_in_a_session_that_goes_on_is_a_record_of_its_own(bench: Make):
+    one = bench({Opened: [Denial("publish", "secret/topic")]})
+    one.start()
+    one.session.facts.decision, one.session.facts.rule = "allowed", "rules:1"
+    one.answers[TimedOut] = [Denial("subscribe", "secret/#")]
+    one.driver.tell(TimedOut())
+    denied = one.records("denied")
+    assert [(entry["action"], entry["topic"]) for entry in denied] == [
+        ("publish", "secret/topic"),
+        ("subscribe", "secret/#"),
+    ]
+    assert {(entry["decision"], entry["subject"], entry.get("rule")) for entry in denied} == {
+        ("refused", "alice", None)
+    }
+    assert not one.session.ended
+    assert (one.session.facts.decision, one.session.facts.rule) == ("allowed", "rules:1")
+
+
+def test_others_in_this_process_may_tell_it_something(bench: Make):
+    one = bench({Dismissed: [Close("sent away", b"bye")]}).start()
+    one.driver.tell(Dismissed(0x98, "why"))
+    assert one.ended()["reason"] == "sent away"
+    # After its end nothing happens.
+    one.driver.tell(Dismissed(0x98, "again"))
+    one.driver.tell(Mail(b"x"))
+    assert len(one.session.of(Dismissed)) == 1
+    one.until(lambda: one.client.end)
+    assert one.client.data == b"bye"
+
+
+def test_what_it_is_told_while_it_is_at_something_waits_its_turn(bench: Make):
+    one = bench()
+
+    def busy(_: Data) -> Sequence[Command]:
+        one.driver.tell(Dismissed(1, "first"))
+        one.driver.deliver(b"mail")
+        one.driver.tell(Dismissed(2, "second"))
+        return [Send(Side.CLIENT, b"answer,")]
+
+    one.answers |= {Data: busy, Mail: lambda mail: [Send(Side.CLIENT, mail.data)]}
+    one.start()
+    one.client.write(b"x")
+    one.until(lambda: one.client.data == b"answer,mail")
+    assert one.session.heard[-3:] == [Dismissed(1, "first"), Mail(b"mail"), Dismissed(2, "second")]
+
+
+def test_mail_is_delivered_at_once_and_counted(bench: Make):
+    one = bench({Mail: lambda mail: [Send(Side.CLIENT, mail.data)], ShuttingDown: [Close("over")]}).start()
+    for number in range(3):
+        one.driver.deliver(b"mail%d" % number)
+    one.until(lambda: one.client.data == b"mail0mail1mail2")
+    # Nobody had to do more with it.
+    assert one.session.of(Mail) == []
+    one.driver.shut_down()
+    assert one.ended()["sent"] == 15
+
+
+def test_nothing_is_delivered_after_the_end(bench: Make):
+    one = bench({Opened: [Close("over", b"bye")]}).start()
+    one.driver.deliver(b"late")
+    one.until(lambda: one.client.end)
+    assert one.client.data == b"bye"
+
+
+@pytest.mark.parametrize(("sent", "received"), [(None, None), (12, 34)])
+def test_what_a_session_has_counted_is_in_the_record_of_its_end(bench: Make, sent: int | None, received: int | None):
+    one = bench({Opened: [Close("over")]})
+    one.session.facts.sent, one.session.facts.received = sent, received
+    record = one.start().ended()
+    assert (record["sent"], record["received"]) == (sent or 0, received or 0)
+
+
+# --- a client that does not take what it is sent ----------------------------------------------------------------------
+
+MUCH = bytes(4 << 20)
+
+
+def test_a_congested_client_is_told_of_once_it_has_taken_all(bench: Make):
+    one = bench().start()
+    assert not one.driver.congested()
+    one.driver.deliver(MUCH)
+    assert one.driver.congested()
+    assert one.driver.congested()
+    one.until(lambda: one.client.data == MUCH)
+    one.until(lambda: one.session.of(Drained))
+    assert not one.driver.congested()
+    for _ in range(5):
+        one.step()
+        one.reactor.settle()
+    assert one.session.of(Drained) == [Drained()]
+
+
+def test_who_has_not_asked_is_not_told(bench: Make):
+    one = bench().start()
+    one.driver.deliver(MUCH)
+    one.until(lambda: one.client.data == MUCH)
+    one.reactor.settle()
+    assert one.session.of(Drained) == []
+
+
+def test_who_was_told_may_fill_it_again(bench: Make):
+    """What is said at once may be larger than what may wait of what was said before."""
+    one = bench()
+    one.answers[Drained] = lambda _: [Send(Side.CLIENT, MUCH)] if len(one.session.of(Drained)) == 1 else ()
+    one.start()
+    one.driver.deliver(MUCH)
+    assert one.driver.congested()
+    one.until(lambda: len(one.client.data) == 2 * len(MUCH))
+    assert len(one.session.of(Drained)) == 1
+
+
+def test_a_client_that_takes_nothing_is_sent_no_more_than_so_much(bench: Make):
+    one = bench({TimedOut: [Send(Side.CLIENT, bytes(MAX_PENDING // 4))]}).start()
+    told = 0
+    while not one.session.ended:
+        one.driver.tell(TimedOut())
+        told += 1
+        assert told < 1000
+        assert one.driver._client.pending <= MAX_PENDING
+    assert one.ended()["reason"] == "the client does not read what it asks for"
+
+
+# --- an upstream that hears the last word -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+def test_an_orderly_end_lets_what_was_said_arrive(bench: Make, orderly: bool):
+    """Even if the client's end is the very next thing."""
+    one = bench()
+    one.answers |= {
+        Opened: [one.dial],
+        ShuttingDown: [Send(Side.UPSTREAM, MUCH), HangUp(orderly=orderly), Close("over")],
+    }
+    one.start()
+    one.until(lambda: one.accepted and one.session.of(Dialed))
+    one.driver.shut_down()
+    assert one.driver._upstream is None
+    one.until(lambda: one.far.end)
+    assert (one.far.data == MUCH) == orderly
+    one.ended()
+
+
+def test_an_orderly_end_before_there_is_an_upstream(bench: Make):
+    one = bench({ShuttingDown: [HangUp(orderly=True), Close("over")]})
+    one.answers[Opened] = [one.dial]
+    one.start()
+    one.driver.shut_down()
+    assert one.driver._dial is None
+    one.ended()
+    assert one.session.of(Dialed) == []
+
+
+def test_an_upstream_that_never_reads_the_last_word_does_not_hold_up_anybody(bench: Make):
+    one = bench()
+    one.answers |= {
+        Opened: [one.dial],
+        ShuttingDown: [Send(Side.UPSTREAM, MUCH), HangUp(orderly=True), Close("over")],
+    }
+    one.start()
+    one.until(lambda: one.accepted and one.session.of(Dialed))
+    one.driver.shut_down()
+    assert len(one.session.of(Ended)) == 1
+    # `benches` sees that nothing is left after the longest linger there is.
+
+
+def test_what_the_upstream_says_after_an_orderly_end_is_nothing(bench: Make):
+    one = bench()
+    one.answers |= {Opened: [one.dial], ShuttingDown: [HangUp(orderly=True)]}
+    one.start()
+    one.until(lambda: one.accepted and one.session.of(Dialed))
+    one.driver.shut_down()
+    one.far.write(b"wait, one more thing")
+    one.until(lambda: one.far.end)
+    one.far.sock.close()
+    one.reactor.settle()
+    assert one.session.of(Data) == one.session.of(Lost) == []
+    # It may dial again.
+    one.answers[TimedOut] = [one.dial]
+    one.driver.tell(TimedOut())
+    one.until(lambda: len(one.session.of(Dialed)) == 2)

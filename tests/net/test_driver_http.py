@@ -291,7 +291,7 @@ def test_a_new_upstream_waits_too_while_the_client_takes_the_last_answer(bench: 
     one.start()
     one.reactor.until(lambda: one.session.of(Dialed) and one.accepted, one.accept)
     if kind == "reused":
-        one.driver._tell(TimedOut())
+        one.driver.tell(TimedOut())
     one.far.write(b"the next answer")
     one.reactor.settle()
     assert one.driver._client.pending
@@ -340,7 +340,7 @@ def test_who_is_held_is_not_read_until_it_may_proceed(bench: Make):
     one.reactor.settle()
     assert one.far.data == b"hold"
     one.answers[TimedOut] = [Proceed()]
-    one.driver._tell(TimedOut())
+    one.driver.tell(TimedOut())
     one.until(lambda: one.far.data == b"holdmore")
 
 
@@ -359,7 +359,7 @@ def test_only_proceed_ends_a_hold(bench: Make, what: str):
     else:
         commands: dict[str, Command] = {"hung up": HangUp(), "released": Release(), "dialed again": one.dial}
         one.answers[TimedOut] = [commands[what]]
-        one.driver._tell(TimedOut())
+        one.driver.tell(TimedOut())
     for _ in range(10):
         one.step()
         one.reactor.settle()
@@ -463,7 +463,7 @@ def test_the_same_one_goes_on_with_it_time_after_time(bench: Make):
     for _ in range(3):
         one.far.data.clear()
         one.session.heard.clear()
-        one.driver._tell(TimedOut())
+        one.driver.tell(TimedOut())
         one.until(lambda: one.far.data == b".")
         one.far.write(b"an answer")
         assert one.heard(Data) == Data(Side.UPSTREAM, b"an answer")
@@ -523,11 +523,11 @@ def test_one_that_dies_after_the_question_is_lost_like_any_other(bench: Make):
         return [*again, Send(Side.UPSTREAM, b"another")]
 
     one.answers[TimedOut] = ask
-    one.driver._tell(TimedOut())
+    one.driver.tell(TimedOut())
     assert one.heard(Lost).side is Side.UPSTREAM
     assert len(one.session.of(Lost)) == 1
     one.answers[TimedOut] = [one.dial]
-    one.driver._tell(TimedOut())
+    one.driver.tell(TimedOut())
     one.until(lambda: len(one.session.of(Dialed)) == 2)
 
 
@@ -863,7 +863,7 @@ def test_a_broken_end_of_a_relay(bench: Make, faithful: bool, farewell: bytes, e
     one.answers[Expired] = [Close("x", farewell, broken=faithful)]
     one.start()
     one.until(lambda: one.accepted and one.records("open"))
-    one.driver._tell(Expired())
+    one.driver.tell(Expired())
     one.until(lambda: one.client.end)
     assert one.client.end == end
     assert one.client.data == farewell
@@ -912,7 +912,7 @@ def test_a_bug_ends_one_connection_once_and_frees_all_of_it(
         assert one.records("request")[0]["reason"] == "cut"
         one.until(lambda: one.far.end)
         # Further events are nobody's.
-        one.driver._tell(TimedOut())
+        one.driver.tell(TimedOut())
         one.over()
         assert other.session.heard == [Opened(CLIENT)]
         one.client.sock.close()
