@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import unquote
 
 from gateway.routes import parse_prefix
 from gateway.upstream import MAX_SOCKET_PATH, Address, is_ip
@@ -84,6 +85,35 @@ def _postgres_socket(text: str) -> Address:
     if found["port"] or not path.rpartition("/")[2].startswith(".s.PGSQL."):
         path = f"{path.rstrip('/')}/.s.PGSQL.{port(found['port'] or str(POSTGRES_PORT))}"
     return _socket(path)
+
+
+# --- a database of PostgreSQL's ---------------------------------------------------------------------------------------
+
+_DATABASE = re.compile(
+    r"postgres(?:ql)?://(?P<user>[^/:@?#]+)@(?P<hosts>\[[0-9A-Fa-f:.]+\]|[^/:@?#\[\]]+)(?::(?P<port>[0-9]{1,5}))?/(?P<name>[^/?#]+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseURL:
+    """Whose database, and where: hosts, or the folder of a Unix socket."""
+
+    user: str
+    hosts: tuple[str, ...]
+    port: int
+    name: str
+
+
+def database_url(text: str) -> DatabaseURL:
+    """`postgresql://USER@HOST[,HOST][:PORT]/NAME`, with percent-encoding where a part needs it, as the folder of a Unix
+    socket does. There is no password: that is a secret, for a key of its own."""
+    found = _DATABASE.fullmatch(text)
+    if found is None:
+        # Not quoted: it may hold a password.
+        raise ValueError("is neither a path nor postgresql://USER@HOST[:PORT]/NAME (a password has a key of its own)")
+    hosts = tuple(unquote(host).strip("[]") for host in found["hosts"].split(",") if host)
+    number = port(found["port"] or str(POSTGRES_PORT))
+    return DatabaseURL(unquote(found["user"]), hosts, number, unquote(found["name"]))
 
 
 # --- anything else --------------------------------------------------------------------------------------------------

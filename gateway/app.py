@@ -12,12 +12,13 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.application import service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 from twisted.python import usage
@@ -27,14 +28,20 @@ from gateway import config
 from gateway.audit import Audit
 from gateway.doors import HEALTH, Doors, State, listening
 from gateway.errors import ConfigError, Problems
+from gateway.hub.hub import Hub, Nobody
+from gateway.hub.ports import Permission
+from gateway.hub.rows import StoreError
+from gateway.hub.store import MemoryStore, SqliteStore
 from gateway.net import listener
 from gateway.net.connections import Connections, waiting_room
 from gateway.net.poller import Poller
 from gateway.net.pool import MAX_IDLE
 from gateway.quickstart import Quickstart, prepare
+from gateway.registry.service import Registry, open_registry
 from gateway.session.cancel import CancelKeys
 from gateway.session.health import Health
-from gateway.settings import Config
+from gateway.session.mqtt_caller import ChannelPermission
+from gateway.settings import Config, HubFile
 
 if TYPE_CHECKING:
     from gateway.demo import DemoApplication
@@ -52,7 +59,7 @@ class Options(usage.Options):
     optParameters = ((("config", "c", None, "the INI file; conf/gw.ini shows every key with its default")),)
     longdesc = (
         "A gateway for PostgreSQL whose clients log in with a short-lived JWT as their password, and for HTTP, "
-        "WebSockets and gRPC whose clients are known by their certificates. "
+        "WebSockets, MQTT and gRPC whose clients are known by their certificates. "
         "Without -c it takes its settings from the environment variables of jwt-postgresql-proxy. "
         "Signals: HUP reads certificates, keys and rules again; TERM ends in order."
     )
@@ -79,20 +86,60 @@ class Gateway(service.Service):
     ) -> None:
         self._reactor, self._load, self._stop_quickstart, self._demo = reactor, load, stop_quickstart, demo
         self.cancels = CancelKeys(settings.limits.cancel_rate)
-        self._doors = Doors(lambda: self._state, self._health, self.cancels)
-        self._state = self._doors.build(settings, problems)
-        self._reload_failed = False
+        self._registry = _registry(reactor, settings)
+        self._doors = Doors(
+            lambda: self._state,
+            self._health,
+            self.cancels,
+            hub=self._open_hub(settings, problems),
+            things=self._registry.things if self._registry else None,
+        )
+        try:
+            self._state = self._doors.build(settings, problems)
+        except BaseException:
+            self._close_hub()
+            raise
+        self._reload_failed = self._listening = False
         self._bound: list[tuple[str, socket.socket]] = []
         self._listeners: dict[listener.Listener, str] = {}
         self._audit: Audit | None = None
         self._poller: Poller | None = None
         self.connections: Connections | None = None
 
+    # --- the hub ----------------------------------------------------------------------------------------------------
+
+    def _open_hub(self, settings: Config, problems: Problems) -> Hub | None:
+        if settings.hub is None or problems.found:
+            return None
+        with problems.at("hub", "database"):
+            return self._hub(settings.hub)
+        return None
+
+    def _hub(self, found: HubFile) -> Hub:
+        """Raises ValueError, OSError."""
+        things = self._registry.things if self._registry is not None else None
+
+        def permission_of(owner: str) -> Permission:
+            return ChannelPermission(things, owner) if things is not None else Nobody()
+
+        path = found.database
+        try:
+            if path is not None:
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+            store = SqliteStore(path) if path is not None else MemoryStore()
+            return Hub(found.settings, store, time.time, self._reactor.callLater, permission_of)
+        except StoreError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def _close_hub(self) -> None:
+        if self._doors.hub is not None:
+            self._doors.hub.close()
+
     # --- configuration ----------------------------------------------------------------------------------------------
 
     def _health(self) -> Health:
         return Health(
-            ready=bool(self.running),
+            ready=bool(self.running and self._listening),
             last_reload_failed=self._reload_failed,
             connections=len(self.connections) if self.connections is not None else 0,
         )
@@ -127,8 +174,13 @@ class Gateway(service.Service):
                 problems.add(section, "listen", "a new or changed address needs a restart")
         for section in before:
             problems.add(section, "listen", "to remove a listener needs a restart")
-        if settings.audit != self._state.config.audit:
+        now = self._state.config
+        if settings.audit != now.audit:
             problems.add("audit", "file", "a change needs a restart")
+        if settings.registry != now.registry:
+            problems.add("registry", "database", "a change in this section needs a restart")
+        if settings.hub != now.hub:
+            problems.add("hub", "database", "a change in this section, or of who has a broker, needs a restart")
 
     def _adopt(self, state: State) -> None:
         self._state = state
@@ -173,6 +225,7 @@ class Gateway(service.Service):
         if problems.found:
             for _, sock in self._bound:
                 sock.close()
+            self._close_hub()
         problems.raise_if_any()
 
     def startService(self) -> None:
@@ -184,14 +237,32 @@ class Gateway(service.Service):
         self.connections.start()
         if self._demo is not None:
             self._demo.start(self._reactor)
+        self._reactor.callWhenRunning(self._catch_signals)
+        self._reactor.callWhenRunning(_collect_rarely)
+        known: Deferred[None] = self._registry.start() if self._registry is not None else succeed(None)
+        known.addCallbacks(self._listen, self._give_up)
+
+    def _listen(self, _: None) -> None:
+        """Everything is known that may be asked for."""
+        if not self.running:
+            return
+        assert self._poller is not None  # it comes first
+        self._listening = True
         for name, sock in self._bound:
             one = listener.Listener(self._reactor, self._poller, sock, self._accepted(name))
             one.start()
             self._listeners[one] = name
         addresses = ", ".join(str(one) for several in listening(self._state.config).values() for one in several)
         self._log.info("listening on {addresses}", addresses=addresses)
-        self._reactor.callWhenRunning(self._catch_signals)
-        self._reactor.callWhenRunning(_collect_rarely)
+
+    def _give_up(self, failure: Failure) -> None:
+        """The registry cannot be read. Later that is borne for a while; at the start nothing is known at all."""
+        if not self.running:
+            return
+        sys.stderr.write(f"[registry] database: {failure.getErrorMessage()}\n")
+        # By itself twistd would end with status 0.
+        self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+        self._end()
 
     def _accepted(self, name: str) -> Callable[[socket.socket, Any], None]:
         def accepted(sock: socket.socket, peer: Any) -> None:
@@ -221,12 +292,14 @@ class Gateway(service.Service):
         self._stop_listening(lambda _: True)
         if self.connections is not None:
             self.connections.pool.close_all()
+        self._close_hub()
         if self._poller is not None:
             self._poller.close()
         if self._audit is not None:
             self._audit.close()
         self._stop_quickstart()
-        return self._demo.stop() if self._demo is not None else None
+        ends = [one.stop() for one in (self._demo, self._registry) if one is not None]
+        return gatherResults(ends).addCallback(lambda _: None)
 
     def await_reactor(self) -> None:
         """An end that comes before the reactor runs waits for it: what a signal raises here, Twisted may swallow."""
@@ -246,6 +319,10 @@ class Gateway(service.Service):
             self._log.warn("stopping at once")
             self._stop_quickstart()
             os._exit(1)
+
+
+def _registry(reactor: Any, settings: Config) -> Registry | None:
+    return open_registry(settings.registry, reactor) if settings.registry is not None else None
 
 
 def _collect_rarely() -> None:

@@ -14,18 +14,19 @@ from typing import Any
 from gateway import legacy
 from gateway.addresses import collide
 from gateway.config_https import https_listeners, https_routes
+from gateway.config_mqtt import hub, mqtt_listeners, registry
 from gateway.config_tls import client_tls, server_tls
 from gateway.config_tunnel import tunnels
 from gateway.errors import Problems
 from gateway.ini import Reading, read_ini
 from gateway.policy import parse_rule
-from gateway.schema import SINGLE, line
+from gateway.schema import SINGLE
 from gateway.settings import AuditSettings, Config, GatewaySettings, JWTSettings, LimitSettings, PostgresListener
 from gateway.tokens import VerificationKey, load_public_key
 from gateway.upstream import Address, Login, TLSMode, Upstream
 
 # A container may be configured by its environment alone, so these sections need not stand in the INI.
-_MAIN = ("jwt:main", "upstream:main", "postgres:main", "https:main", "route:main")
+_MAIN = ("jwt:main", "upstream:main", "postgres:main", "https:main", "route:main", "mqtt:main")
 
 
 def load(path: Path | None, environ: Mapping[str, str], folder: Path, problems: Problems) -> Config:
@@ -86,17 +87,18 @@ def _config(reading: Reading, path: Path | None) -> Config:
     jwt = {name: _jwt(reading, section, name) for section, name in reading.named("jwt")}
     postgres = tuple(_postgres(reading, section, name) for section, name in reading.named("postgres"))
     https = https_listeners(reading)
-    routes, through = https_routes(reading, https), tunnels(reading)
-    if not (postgres or https or through):
-        reading.problems.add(
-            "postgres:main", "section", "is missing, and so is any [https:NAME] or [tunnel:NAME]: nothing would listen"
-        )
+    mqtt = mqtt_listeners(reading)
+    routes, through = https_routes(reading, https, mqtt), tunnels(reading)
+    if not (postgres or https or through or mqtt):
+        reason = "is missing, and so is any [https:NAME], [mqtt:NAME] or [tunnel:NAME]: nothing would listen"
+        reading.problems.add("postgres:main", "section", reason)
     health = reading.values("health")["listen"]
     _check_addresses(
         reading,
         [
             *((f"postgres:{one.name}", one.listen) for one in postgres),
             *((f"https:{one.name}", one.listen) for one in https),
+            *((f"mqtt:{one.name}", one.listen) for one in mqtt),
             *((f"tunnel:{one.name}", one.listen) for one in through),
             ("health", health),
         ],
@@ -112,6 +114,9 @@ def _config(reading: Reading, path: Path | None) -> Config:
         routes=routes,
         tunnels=through,
         health=health,
+        mqtt=mqtt,
+        registry=registry(reading, _password(reading, "registry", reading.values("registry"))),
+        hub=hub(reading, mqtt),
         warnings=tuple(reading.warnings),
     )
 
@@ -225,16 +230,5 @@ def _password(reading: Reading, section: str, values: Mapping[str, Any]) -> str 
         reading.problems.add(section, "password_file", "is a second answer to password: give only one of them")
         return None
     with reading.problems.at(section, "password_file"):
-        return _secret(path)
+        return reading.secret(path)
     return None
-
-
-def _secret(path: Path) -> str:
-    """One line; its line feed is the editor's. The errors say nothing of what is in the file."""
-    try:
-        secret = line(path.read_bytes().decode("utf-8").removesuffix("\n"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8") from None
-    if not secret:
-        raise ValueError(f"{path} is empty")
-    return secret

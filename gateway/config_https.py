@@ -14,7 +14,7 @@ from gateway.config_tls import admission, check_unused_tls, client_tls, server_t
 from gateway.ini import Reading
 from gateway.routes import Route, clashes
 from gateway.schema import keys_of
-from gateway.settings import HTTPSListener
+from gateway.settings import HTTPSListener, MQTTListener
 from gateway.upstream import ClientTLS, TLSMode, Upstream
 
 _ALPN = (b"http/1.1",)
@@ -41,13 +41,16 @@ def https_listeners(reading: Reading) -> tuple[HTTPSListener, ...]:
     return tuple(listeners)
 
 
-def https_routes(reading: Reading, listeners: tuple[HTTPSListener, ...]) -> tuple[Route, ...]:
+def https_routes(
+    reading: Reading, listeners: tuple[HTTPSListener, ...], mqtt: tuple[MQTTListener, ...]
+) -> tuple[Route, ...]:
     routes = tuple(_route(reading, section, name) for section, name in reading.named("route"))
     for other, route in clashes(routes):
         reason = f"[{other.upstream.name}] has the same listener, host and path"
         reading.problems.add(route.upstream.name, "path", reason)
     by_name = {listener.name: listener for listener in listeners}
     for route in routes:
+        _check_served(reading, route, {one.name for one in mqtt})
         for name in route.listeners:
             if name in by_name:
                 _check_certificates(reading, route, by_name[name])
@@ -61,7 +64,10 @@ def https_routes(reading: Reading, listeners: tuple[HTTPSListener, ...]) -> tupl
 def _route(reading: Reading, section: str, name: str) -> Route:
     values = reading.values(section)
     service: WebService | None = values["upstream"]
-    if service is None and reading.configured and not reading.given(section, "upstream"):
+    local = values["serve"] != "upstream"
+    # The quickstart brings a registry of its own.
+    known = reading.given("registry", "database") or not reading.configured
+    if service is None and reading.configured and not local and not reading.given(section, "upstream"):
         reading.problems.add(section, "upstream", "is required (or remove this section and its listener)")
     _check_unused(reading, section, values)
     return Route(
@@ -75,7 +81,7 @@ def _route(reading: Reading, section: str, name: str) -> Route:
             tls=_upstream_tls(reading, section, values, service) if service else ClientTLS(TLSMode.DISABLE),
             connect_timeout=values["connect_timeout"],
         ),
-        admission=admission(reading, section, values),
+        admission=admission(reading, section, values, things=local and known),
         base=service.base if service else None,
         keep_host=values["host_header"] == "client",
         client=values["client"],
@@ -88,6 +94,8 @@ def _route(reading: Reading, section: str, name: str) -> Route:
         ws_key=values["ws_key"] == "required",
         ws_forward_key=values["ws_query"] == "forward",
         response_timeout=values["response_timeout"],
+        serve=values["serve"],
+        mqtt=values["mqtt"],
     )
 
 
@@ -110,6 +118,21 @@ def _upstream_tls(reading: Reading, section: str, values: Mapping[str, Any], ser
         reading.problems.add(section, "host_header", "is upstream, but a Unix socket has no name to send")
     warn_of_clear_text(reading, section, service.addresses, "requests, with their keys, cross the network")
     return ClientTLS(TLSMode.DISABLE)
+
+
+def _check_served(reading: Reading, route: Route, mqtt: set[str]) -> None:
+    """What a route leads to, if it is not an upstream."""
+    section = route.upstream.name
+    if route.serve == "upstream":
+        if route.mqtt != keys_of(section)["mqtt"].default:
+            reading.problems.add(section, "mqtt", "is of use only with serve = channels or mqtt")
+        return
+    if route.upstream.addresses:
+        reading.problems.add(section, "upstream", f"is of no use: serve = {route.serve} leads to [mqtt:{route.mqtt}]")
+    if route.mqtt not in mqtt:
+        reading.problems.add(section, "mqtt", f"no section [mqtt:{route.mqtt}]")
+    if route.serve == "channels" and reading.configured and not reading.given("registry", "database"):
+        reading.problems.add(section, "serve", "is channels, and only a [registry] knows channels")
 
 
 def _check_unused(reading: Reading, section: str, values: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from gateway.admission import Admission, AdmissionRule, parse_admission_rule
 from gateway.ini import Reading
 from gateway.pem import load_certificates
 from gateway.schema import TLS
+from gateway.things import UUID
 from gateway.upstream import Address, ClientTLS, ServerTLS, TLSMode
 from gateway.wire.http1 import METHODS
 
@@ -28,6 +29,7 @@ from gateway.wire.http1 import METHODS
 
 # What stands for a key, which is secret, in rules and in the audit (`gateway.identity`).
 _OF_A_KEY = re.compile(r"key:[0-9a-f]{16}")
+_OF_A_THING = re.compile(UUID)
 _METHODS = frozenset(method.decode("ascii") for method in METHODS)
 
 
@@ -94,8 +96,11 @@ def warn_of_clear_text(reading: Reading, section: str, addresses: tuple[Address,
 # --- rules about clients with certificates --------------------------------------------------------------------------
 
 
-def admission(reading: Reading, section: str, values: Mapping[str, Any], *, methods: bool = True) -> Admission:
-    """methods: there are requests here, so rules may be about their methods."""
+def admission(
+    reading: Reading, section: str, values: Mapping[str, Any], *, methods: bool = True, things: bool = False
+) -> Admission:
+    """methods: there are requests here, so rules may be about their methods. things: a registry knows the keys, so
+    rules are about the ids of things."""
     if values["cn"] == "key" and values["identity"] != "cn":
         reading.problems.add(section, "identity", f"is {values['identity']}, but with cn = key the key is in the CN")
 
@@ -105,7 +110,10 @@ def admission(reading: Reading, section: str, values: Mapping[str, Any], *, meth
             raise ValueError("method is for routes: nobody looks for requests in a tunnel")
         if rule.methods and not rule.methods <= _METHODS:
             raise ValueError("method has one that no client can ask for, such as GET, HEAD, POST")
-        if values["cn"] == "key" and not all(map(_OF_A_KEY.fullmatch, rule.identities.names.exact)):
+        named = rule.identities.names.exact
+        if things and not all(map(_OF_A_THING.fullmatch, named)):
+            raise ValueError("an identity is the id of a thing here, such as 0d7c9a52-…, and a name is none")
+        if not things and values["cn"] == "key" and not all(map(_OF_A_KEY.fullmatch, named)):
             # Not which one: it may be the key itself.
             raise ValueError("with cn = key an identity is key: and 16 hexadecimal digits, and a name here is none")
         return rule

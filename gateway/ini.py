@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.errors import Problem, Problems
-from gateway.schema import Key, keys_of, nearest
+from gateway.schema import Key, keys_of, line, nearest
 
 T = TypeVar("T")
 
 _PREFIX = "SECUREGW_"
+# It names the INI for the command `securegw` (`cli.settings`).
+_OF_THE_COMMAND = "SECUREGW_CONFIG"
 
 Texts = dict[str, dict[str, str]]
 
@@ -115,7 +117,7 @@ class Reading:
         """What is not understood is only a warning: for a service of that name Kubernetes itself sets SECUREGW_PORT,
         SECUREGW_SERVICE_HOST and more in every container."""
         meanings = _meanings(sections)
-        for variable in sorted(name for name in environ if name.startswith(_PREFIX)):
+        for variable in sorted(name for name in environ if name.startswith(_PREFIX) and name != _OF_THE_COMMAND):
             match meanings.get(variable, []):
                 case [(section, key)]:
                     self.texts.setdefault(section, {})[key] = environ[variable]
@@ -161,19 +163,37 @@ class Reading:
     def configured(self) -> bool:
         """There is something to guard, so everything that guards it must be there too."""
         routes = any(self.given(section, "upstream") for section, _ in self.named("route"))
-        return bool(routes or self.named("upstream") or self.named("tunnel"))
+        mqtt = any(self.given(section, "topics") for section, _ in self.named("mqtt"))
+        others = self.named("upstream") or self.named("tunnel") or self.given("registry", "database")
+        return bool(routes or mqtt or others)
 
     # --- what several sections share
 
     def rules(self, section: str, lines: tuple[str, ...], parse: Callable[[str, str], T]) -> tuple[T, ...]:
         """parse: of a line and where it stands. Raises ValueError, or OSError for a file that the line names."""
-        rules: list[T] = []
-        for number, text in enumerate(lines, 1):
-            with self.problems.at(section, f"rules, line {number}"):
-                rules.append(parse(text, f"[{section}] rules, line {number}"))
         if self.configured and not lines:
             self.warnings.append(f"[{section}] rules is empty, so nobody is let in")
-        return tuple(rules)
+        return self.lines(section, "rules", lines, parse)
+
+    def lines(self, section: str, key: str, lines: tuple[str, ...], parse: Callable[[str, str], T]) -> tuple[T, ...]:
+        """As `rules`, of any key that is a list of lines."""
+        found: list[T] = []
+        for number, text in enumerate(lines, 1):
+            with self.problems.at(section, f"{key}, line {number}"):
+                found.append(parse(text, f"[{section}] {key}, line {number}"))
+        return tuple(found)
+
+    @staticmethod
+    def secret(path: Path) -> str:
+        """One line; its line feed is the editor's. The errors, ValueError and OSError, say nothing of what is in the
+        file."""
+        try:
+            secret = line(path.read_bytes().decode("utf-8").removesuffix("\n"))
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is not UTF-8") from None
+        if not secret:
+            raise ValueError(f"{path} is empty")
+        return secret
 
     def both(self, section: str, values: Mapping[str, Any], certificate: str, key: str) -> None:
         for missing, other in ((certificate, key), (key, certificate)):

@@ -37,6 +37,8 @@ class Route:
     websocket: whether WebSockets may be opened. ws_key: they need the key in a header or in the query, too.
     ws_forward_key: leave the key in the query that the upstream sees.
     response_timeout: seconds in which the upstream has to say something.
+    serve: `"upstream"`, or what the gateway itself serves below the path: `"channels"`, by POST and by WebSocket, or
+    `"mqtt"` over WebSocket. mqtt: the NAME of the `[mqtt:NAME]` that this leads to.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Route:
     ws_key: bool = True
     ws_forward_key: bool = False
     response_timeout: float = 60.0
+    serve: str = "upstream"
+    mqtt: str = ""
 
 
 def clashes(routes: tuple[Route, ...]) -> Iterator[tuple[Route, Route]]:

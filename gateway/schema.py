@@ -16,7 +16,9 @@ from string import Formatter
 from typing import Any
 
 from gateway.addresses import (
+    DatabaseURL,
     WebService,
+    database_url,
     door_address,
     host_address,
     listen_address,
@@ -139,6 +141,42 @@ def role_claim(text: str) -> str | None:
     return text.removeprefix("claim:")
 
 
+def packets_or_none(text: str) -> float | None:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError("is not a whole number from 0 up")
+    return float(text) or None
+
+
+def packet_size(text: str) -> int:
+    """Less would not hold a CONNECT; MQTT has no longer packet (MQTT-2.1.4)."""
+    size = count(text)
+    if not 1_024 <= size <= 268_435_460:
+        raise ValueError("is not from 1024 to 268435460 bytes")
+    return size
+
+
+def keep_alive(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65_535:
+        raise ValueError("is not a number of seconds from 0 to 65535")
+    return int(text)
+
+
+def receive_maximum(text: str) -> int:
+    number = count(text)
+    if number > 65_535:
+        raise ValueError("is not from 1 to 65535")
+    return number
+
+
+def database(text: str) -> Path | DatabaseURL:
+    """The path of a SQLite file, or `postgresql://USER@HOST[:PORT]/NAME`."""
+    return database_url(text) if text.startswith(("postgresql:", "postgres:")) else path(text.removeprefix("sqlite:"))
+
+
+def hub_file(text: str) -> Path | str:
+    return text if text == "memory" else path(text)
+
+
 def scheme(text: str) -> bytes:
     """A scheme of Authorization, a token (RFC 9110, 11.1 and 5.6.2); `none` is to have none."""
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,63}", text):
@@ -254,6 +292,8 @@ TLS: Keys = {
 # How we speak TLS to an upstream, but for our own certificate.
 UPSTREAM_TLS: Keys = {"tls": Key(tls_mode, "verify-full"), "root_certificate": Key(path), "crl": Key(path)}
 
+UPSTREAM_TLS_AND_ROOT: Keys = {key: entry for key, entry in UPSTREAM_TLS.items() if key != "crl"}
+
 # Whom a certificate names, and who is let in.
 ADMISSION: Keys = {"identity": Key(one_of("cn", "uri", "dns", "email"), "cn"), "rules": Key(rule_lines, "")}
 
@@ -283,6 +323,22 @@ SINGLE: Mapping[str, Keys] = {
         "cancel_rate": Key(count, "10"),
     },
     "audit": {"file": Key(log_file, "-")},
+    "registry": {
+        "database": Key(database),
+        **SECRET,
+        **UPSTREAM_TLS_AND_ROOT,
+        "client_certificate": Key(path),
+        "client_key": Key(path),
+        "stale_after": Key(seconds, "300"),
+    },
+    "hub": {
+        "database": Key(hub_file),
+        "receive_maximum": Key(receive_maximum, "100"),
+        "max_queued": Key(count, "1000"),
+        "max_retained": Key(count, "10000"),
+        "max_sessions": Key(count, "10000"),
+        "max_session_expiry": Key(count, "604800"),
+    },
     "health": {"listen": Key(addresses(local_address), "")},
     "quickstart": {"directory": Key(path, "../var")},
 }
@@ -335,6 +391,8 @@ NAMED: Mapping[str, Keys] = {
         "listener": Key(names, "main"),
         "host": Key(web_hosts, ""),
         "path": Key(prefix, "/"),
+        "serve": Key(one_of("upstream", "channels", "mqtt"), "upstream"),
+        "mqtt": Key(name, "main"),
         "upstream": Key(service),
         **UPSTREAM_TLS,
         "client_certificate": Key(path),
@@ -351,6 +409,28 @@ NAMED: Mapping[str, Keys] = {
         "websocket": Key(yes_or_no, "no"),
         "ws_key": Key(one_of("required", "optional"), "required"),
         "ws_query": Key(one_of("strip", "forward"), "strip"),
+    },
+    "mqtt": {
+        "listen": Key(addresses(door_address), "127.0.0.1:8883"),
+        "proxy_protocol": Key(networks, ""),
+        **LISTENER_TLS,
+        "cn": Key(one_of("key", "id"), "key"),
+        **ADMISSION,
+        "password": Key(one_of("fill", "required", "ignored")),
+        "client_id": Key(one_of("prefix", "identity"), "prefix"),
+        "topics": Key(rule_lines, ""),
+        "denied_publish": Key(one_of("close", "drop"), "close"),
+        "max_packet_size": Key(packet_size, "262144"),
+        "max_packets_per_second": Key(packets_or_none, "0"),
+        "keep_alive": Key(keep_alive, "0"),
+        "upstream": Key(addresses(service_address)),
+        **UPSTREAM_TLS,
+        "upstream_certificate": Key(path),
+        "upstream_key": Key(path),
+        "upstream_identity": Key(one_of("thing", "gateway"), "thing"),
+        "upstream_user": Key(line),
+        "upstream_password_file": Key(path),
+        "connect_timeout": Key(timeout, "10"),
     },
     "tunnel": {
         "mode": Key(one_of("server", "client"), required=True),

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.admission import Admission
+from gateway.hub.settings import HubSettings
 from gateway.policy import Rule
+from gateway.registry.settings import RegistrySettings
 from gateway.routes import Route
 from gateway.rules import Network
+from gateway.session.mqtt_access import AS_THING, BrokerLogin
 from gateway.tokens import VerificationKey
+from gateway.topic_rules import TopicRules
 from gateway.upstream import Address, ServerTLS, Upstream
 
 
@@ -126,6 +130,39 @@ class Tunnel:
 
 
 @dataclass(frozen=True, slots=True)
+class MQTTListener:
+    """One `[mqtt:NAME]`. tls, listen, proxy_protocol: as of a PostgresListener; whether clients show certificates is
+    said there. upstream: named `mqtt:NAME`; None: the embedded hub. The rest: as of `session.mqtt_access.MQTTAccess`.
+    """
+
+    name: str
+    listen: tuple[Address, ...]
+    tls: ServerTLS | None
+    admission: Admission
+    topics: TopicRules
+    upstream: Upstream | None = None
+    login: BrokerLogin = AS_THING
+    cn: str = "key"
+    identity: str = "cn"
+    fill_password: bool = True
+    check_password: bool = True
+    prefix_client_ids: bool = True
+    drop_denied: bool = False
+    max_packet: int = 262_144
+    packet_rate: float | None = None
+    keep_alive: int = 0
+    proxy_protocol: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """The embedded hub. database: the SQLite file that it keeps things in; None: memory alone."""
+
+    database: Path | None
+    settings: HubSettings
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything the gateway was told. Without any upstream it is for the quickstart to complete: a Postgres listener
     whose `upstream` is in no section, and a route whose upstream has no address.
@@ -147,8 +184,13 @@ class Config:
     routes: tuple[Route, ...] = ()
     tunnels: tuple[Tunnel, ...] = ()
     health: tuple[Address, ...] = ()
+    mqtt: tuple[MQTTListener, ...] = ()
+    registry: RegistrySettings | None = None
+    hub: HubFile | None = None
 
     @property
     def configured(self) -> bool:
         """Something is to be guarded: this is not for the quickstart."""
-        return bool(self.upstreams or self.tunnels or any(route.upstream.addresses for route in self.routes))
+        web = any(route.upstream.addresses for route in self.routes)
+        mqtt = any(one.topics.rules for one in self.mqtt)
+        return bool(self.upstreams or self.tunnels or web or mqtt or self.registry)

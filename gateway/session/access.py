@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from gateway.policy import Policy
 from gateway.routes import Routes
+from gateway.session.mqtt_access import MQTTAccess
 from gateway.tokens import TokenVerifier
 from gateway.upstream import Upstream
+from gateway.wire.mqtt_packets import Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,9 @@ class HTTPAccess:
 
     Told apart by which one it is: a connection that is older than a reload ends with its next answer, so that its
     client comes back under the new trust.
+
+    mqtt: by its name, each `[mqtt:NAME]` that a route leads to. versions: by the name of its upstream, what a broker
+    was found to speak, where that is not 5.0.
     """
 
     routes: Routes
@@ -42,3 +48,5 @@ class HTTPAccess:
     body_timeout: float = 30.0
     keepalive_timeout: float = 75.0
     grace: float = 30.0
+    mqtt: Mapping[str, MQTTAccess] = field(default_factory=dict)
+    versions: dict[str, Version] = field(default_factory=dict)

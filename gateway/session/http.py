@@ -10,24 +10,27 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any
 
-from gateway.errors import ProtocolError
 from gateway.identity import Identity
 from gateway.routes import Route
 from gateway.session.access import HTTPAccess
 from gateway.session.backends import Backends
-from gateway.session.http_answers import PLAIN, SHUTDOWN, Refusal, answer
-from gateway.session.http_caller import FORBIDDEN, Caller, ours
+from gateway.session.channel_opening import Opening
+from gateway.session.channel_socket import ChannelSocket
+from gateway.session.http_answers import EXPIRED, PLAIN, SHUTDOWN, Refusal, answer, refusal_for
+from gateway.session.http_caller import Caller
+from gateway.session.http_errands import Errand, LocalExchange, errand
 from gateway.session.http_exchange import Exchange, Outgoing, Terms
 from gateway.session.http_exchange import State as Exchanging
 from gateway.session.http_heads import known_request
+from gateway.session.http_outgoing import find_route, outgoing
 from gateway.session.vocabulary import (
     Asked,
     Close,
     Command,
     Data,
-    Dial,
     Dialed,
     Ended,
+    Enter,
     Event,
     Expired,
     Facts,
@@ -48,15 +51,16 @@ from gateway.session.vocabulary import (
     TimedOut,
     deadline,
 )
+from gateway.session.websocket_mqtt import MQTTOpening, MQTTSocket
 from gateway.upstream import Address
 from gateway.wire import http1, websocket
-from gateway.wire.http1 import CHUNKED, RequestHead
+from gateway.wire.http1 import RequestHead
 
 # Who speaks 1.0 only, such as `curl -0`, says so.
 ALPN = (b"http/1.1", b"http/1.0")
 _CLIENT_HELLO = 0x16
 _PROCEED = Proceed()
-_EXPIRED = "the client certificate has expired"
+_ENTER = Enter(audited=False)
 
 
 class State(Enum):
@@ -68,7 +72,8 @@ class State(Enum):
     HANDSHAKE = auto()
     HEAD = auto()  # waiting for a request, or for the rest of its head
     EXCHANGE = auto()
-    OPEN = auto()  # a WebSocket
+    OPEN = auto()  # a WebSocket of an upstream's
+    SOCKET = auto()  # one of ours
     CLOSED = auto()
 
 
@@ -92,10 +97,12 @@ class HTTPSession:
         "_current",
         "_exchange",
         "_last",
+        "_let_in",
         "_out",
         "_over_limit",
         "_passage",
         "_questions",
+        "_socket",
         "_state",
         "_terms",
         "facts",
@@ -113,11 +120,13 @@ class HTTPSession:
         self._access = current()
         self._state = State.NEW
         self._client = Address("", 0)
-        self._out: Outgoing | None = None
+        self._out: Outgoing | Errand | None = None
         self._passage = Passage()
         self._buffer = bytearray()
-        self._exchange: Exchange | None = None
-        self._over_limit = self._counted = self._last = False
+        self._exchange: Exchange | LocalExchange | None = None
+        self._socket: ChannelSocket | MQTTSocket | None = None
+        self._counted: str | None = None
+        self._over_limit = self._let_in = self._last = False
 
     def handle(self, event: Event) -> Sequence[Command]:
         step = _STEPS.get((self._state, type(event)))
@@ -127,6 +136,8 @@ class HTTPSession:
             return self._ended()
         if self._state is State.CLOSED:
             return ()
+        if self._socket is not None:
+            return self._of_socket(event)
         if self._exchange is not None:
             return self._exchanged(event)
         return self._close(f"{type(event).__name__} while {self._state.name.lower()}")
@@ -176,7 +187,7 @@ class HTTPSession:
                 self._buffer.clear()
                 return self._request(head, rest)
         except http1.Refused as refused:
-            return self._refuse_unread(_refusal(refused))
+            return self._refuse_unread(refusal_for(refused))
         if begun:
             return ()
         self._buffer += event.data
@@ -185,33 +196,34 @@ class HTTPSession:
     def _request(self, data: bytes, rest: bytes) -> Sequence[Command]:
         """Raises `http1.Refused` for a head that breaks the grammar."""
         head = known_request(data)
+        try:
+            out = self._decided(head)
+            if isinstance(out, Outgoing):
+                exchange: Exchange | LocalExchange = Exchange(out, self._terms, last=self._last)
+                return self._begun(exchange, exchange.begin(rest))
+            exchange = self._served(out)
+            return (*self._entered(), *self._begun(exchange, exchange.begin(rest)))
+        except Refusal as refusal:
+            return self._refuse(refusal, _asked(head), head.method)
+        except http1.Refused as refused:
+            return self._refuse(refusal_for(refused), _asked(head), head.method)
+
+    def _decided(self, head: RequestHead) -> Outgoing | Errand:
+        """Whether it may go on, and as what; as before, if it is that very head under these very rules. Raises
+        Refusal, `http1.Refused`."""
         current = self._current()
         if current is not self._access:
             self._renew(current)
             if not self._questions.renew():
-                asked = Asked(head.method.decode("ascii"), head.hostname, head.path.decode("ascii"))
                 self._passage = Passage(subject=self.facts.subject, serial=self.facts.serial)
-                return self._refuse(Refusal(403, "the client certificate is not trusted any more"), asked, head.method)
+                raise Refusal(403, "the client certificate is not trusted any more")
         out = self._out
         if out is None or out.head is not head:
-            # Only that very head, under these very rules, is answered for by what was decided before.
-            asked = Asked(head.method.decode("ascii"), head.hostname, head.path.decode("ascii"))
             self._passage = Passage()
-            try:
-                out = self._out = self._decide(head, asked)
-            except Refusal as refusal:
-                return self._refuse(refusal, asked, head.method)
-            except http1.Refused as refused:
-                return self._refuse(_refusal(refused), asked, head.method)
+            out = self._out = self._decide(head, _asked(head))
         elif self._caller.expired:
-            return self._refuse(Refusal(403, _EXPIRED), out.asked, head.method)
-        exchange = Exchange(out, self._terms, last=self._last)
-        try:
-            commands = exchange.begin(rest)
-        except http1.Refused as refused:
-            return self._refuse(_refusal(refused), out.asked, head.method)
-        self._exchange, self._state = exchange, State.EXCHANGE
-        return commands
+            raise Refusal(403, EXPIRED)
+        return out
 
     def _new_terms(self) -> Terms:
         expires = self._caller.tls.peer_expires
@@ -223,24 +235,26 @@ class HTTPSession:
         self._terms = self._new_terms()
         self._caller.forget()
 
-    def _decide(self, head: RequestHead, asked: Asked) -> Outgoing:
-        """Whether it may go on, and as what. Raises Refusal."""
+    def _decide(self, head: RequestHead, asked: Asked) -> Outgoing | Errand:
         caller = self._caller
         if self._over_limit:
             raise Refusal(503, "too many connections")
         if caller.expired:
-            raise Refusal(403, _EXPIRED)
+            raise Refusal(403, EXPIRED)
         if caller.server_name is not None and caller.server_name != head.hostname:
             raise Refusal(421, "Host is not the name that TLS was asked for")
-        route = self._route(head)
+        route = find_route(self._access.routes, head)
         self._passage = Passage(route.name)
+        if route.serve != "upstream":
+            return self._errand(route, head, asked)
         rule = None
         try:
             identity, rule = caller.admit(route, head.method)
         finally:
             self._name(route, caller.identity(route), rule)
-        self._count(identity)
-        return self._outgoing(route, identity, head, asked)
+        if identity is not None:
+            self._count(identity.subject)
+        return outgoing(caller, route, identity, head, asked, self._passage)
 
     def _name(self, route: Route, identity: Identity | None, rule: str | None) -> None:
         """For the audit, also of a refusal."""
@@ -250,46 +264,44 @@ class HTTPSession:
             self._passage = Passage(route.name, identity.subject, identity.serial, rule)
             self.facts.subject, self.facts.serial = identity.subject, identity.serial
 
-    def _route(self, head: RequestHead) -> Route:
-        # `*` asks about the server as a whole (RFC 9110, 9.3.7).
-        path = "/" if head.path == b"*" else head.path.decode("ascii")
-        try:
-            route = self._access.routes.find(head.hostname, path)
-        except ProtocolError as error:
-            raise Refusal(400, "servers would read this path in different ways", str(error)) from None
-        if route is None:
-            raise Refusal(404, "there is nothing here", "no route")
-        return route
+    def _count(self, subject: str) -> None:
+        if self._counted is None:
+            if not self._questions.admit(subject):
+                raise Refusal(503, "too many connections", "too many connections of this subject")
+            self._counted = subject
 
-    def _count(self, identity: Identity | None) -> None:
-        if identity is None or self._counted:
-            return
-        if not self._questions.admit(identity.subject):
-            raise Refusal(503, "too many connections", "too many connections of this subject")
-        self._counted = True
+    # --- a request that is served here ------------------------------------------------------------------------------
 
-    def _outgoing(self, route: Route, identity: Identity | None, head: RequestHead, asked: Asked) -> Outgoing:
-        caller, key, target = self._caller, None, head.target
-        if head.upgrade == b"websocket":
-            if not route.websocket:
-                raise Refusal(403, FORBIDDEN, "this route takes no WebSockets")
-            key = websocket.check_request(head)
-            authorization, target = caller.websocket(route, identity, head)
-        else:
-            authorization = caller.authorization(route, identity, head)
-        if route.base is not None:
-            target = _rebased(route.base, route.path, target)
-        host = head.host if route.keep_host else str(route.upstream.addresses[0]).encode("ascii")
-        lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target, host)]
-        lines += [b"%b: %b\r\n" % (name, value) for lower, name, value in head.fields if not ours(lower)]
-        if authorization is not None:
-            lines.append(b"Authorization: %b\r\n" % authorization)
-        lines += (caller.fields(route, head.host), _framing(head, key))
-        upstream = route.upstream
-        dials = tuple(Dial(upstream, one, name=(upstream.name, str(one))) for one in upstream.addresses)
-        return Outgoing(route, head, b"".join(lines), dials, asked, self._passage, _shared(authorization), key)
+    def _errand(self, route: Route, head: RequestHead, asked: Asked) -> Errand:
+        identity = self._caller.identify(route)
+        self._name(route, identity, None)
+        return errand(route, self._caller, identity, head, asked, self._current, self._questions, self._clock)
+
+    def _served(self, out: Errand) -> LocalExchange:
+        """Who sends it is asked anew for each one. Raises Refusal."""
+        subject = out.subject()
+        if subject is not None and subject != self._passage.subject:
+            self._passage = self._passage._replace(subject=subject)
+            self.facts.subject = subject
+        rule = out.rule()
+        if rule != self._passage.rule:
+            self._passage = self._passage._replace(rule=rule)
+        if subject is not None:
+            self._count(subject)
+        return out.exchange(self._passage, self._terms, self._counted, last=self._last)
+
+    def _entered(self) -> Sequence[Command]:
+        """Nothing will be dialed by which the driver could tell that the client has proven who it is."""
+        if self._let_in or self._counted is None:
+            return ()
+        self._let_in = True
+        return (_ENTER,)
 
     # --- while it is answered ---------------------------------------------------------------------------------------
+
+    def _begun(self, exchange: Exchange | LocalExchange, commands: Sequence[Command]) -> Sequence[Command]:
+        self._exchange, self._state = exchange, State.EXCHANGE
+        return commands if exchange.state is not Exchanging.UPGRADED else self._upgraded(exchange, commands)
 
     def _exchanged(self, event: Event) -> Sequence[Command]:
         exchange = self._exchange
@@ -297,14 +309,41 @@ class HTTPSession:
         commands = exchange.handle(event)
         if exchange.state is Exchanging.OVER:
             return self._answered(exchange, commands)
-        if exchange.state is Exchanging.UPGRADED:
-            self._state, self._exchange = State.OPEN, None
+        return commands if exchange.state is not Exchanging.UPGRADED else self._upgraded(exchange, commands)
+
+    def _upgraded(self, exchange: Exchange | LocalExchange, commands: Sequence[Command]) -> Sequence[Command]:
+        self._exchange = None
+        if isinstance(exchange, Opening | MQTTOpening):
+            return self._opened_here(exchange, commands)
+        self._state = State.OPEN
+        self.facts.decision, self.facts.rule = "allowed", self._passage.rule
+        return (*commands, *self._part(1001, SHUTDOWN)) if exchange.final else commands
+
+    def _opened_here(self, exchange: Opening | MQTTOpening, commands: Sequence[Command]) -> Sequence[Command]:
+        """A WebSocket of which we are the other end."""
+        self._state, self._socket = State.SOCKET, exchange.socket
+        if isinstance(exchange, MQTTOpening):
+            # The session inside tells of itself.
+            self.facts = exchange.socket.inner.facts
+        else:
             self.facts.decision, self.facts.rule = "allowed", self._passage.rule
-            if exchange.final:
-                return *commands, *self._part(1001, SHUTDOWN)
+        commands = self._unless_closed(commands)
+        if exchange.ahead and self._state is State.SOCKET:
+            commands = (*commands, *self._of_socket(Data(Side.CLIENT, exchange.ahead)))
+        if exchange.final and self._state is State.SOCKET:
+            commands = (*commands, *self._of_socket(ShuttingDown()))
         return commands
 
-    def _answered(self, exchange: Exchange, commands: Sequence[Command]) -> Sequence[Command]:
+    def _of_socket(self, event: Event) -> Sequence[Command]:
+        assert self._socket is not None  # the state says so
+        return self._unless_closed(self._socket.handle(event))
+
+    def _unless_closed(self, commands: Sequence[Command]) -> Sequence[Command]:
+        if commands and isinstance(commands[-1], Close):
+            self._state = State.CLOSED
+        return commands
+
+    def _answered(self, exchange: Exchange | LocalExchange, commands: Sequence[Command]) -> Sequence[Command]:
         """On to the next request, which may be here already."""
         self._exchange = None
         if isinstance(commands[-1], Close):
@@ -356,7 +395,7 @@ class HTTPSession:
         return self._part(1001, SHUTDOWN)
 
     def _open_expired(self, _: Expired) -> Sequence[Command]:
-        return self._part(1008, _EXPIRED)
+        return self._part(1008, EXPIRED)
 
     def _open_idle(self, _: Idle) -> Sequence[Command]:
         return self._part(1001, "idle for too long")
@@ -366,44 +405,16 @@ class HTTPSession:
         return self._close(reason, websocket.close_frame(code, reason.encode("ascii")))
 
     def _ended(self) -> Sequence[Command]:
+        self._state = State.CLOSED
+        if self._socket is not None:
+            return self._socket.handle(Ended())
         commands = () if self._exchange is None else self._exchange.abandon("the connection was ended")
-        self._state, self._exchange = State.CLOSED, None
+        self._exchange = None
         return commands
 
 
-def _refusal(refused: http1.Refused) -> Refusal:
-    fields = b"Sec-WebSocket-Version: 13\r\n" if refused.status == 426 else b""
-    return Refusal(refused.status, str(refused), fields=fields)
-
-
-def _shared(authorization: bytes | None) -> bool:
-    """These schemes prove the identity of a connection, not of a request (RFC 4559, 6)."""
-    return authorization is None or not authorization.lower().startswith((b"nego", b"ntlm", b"kerberos"))
-
-
-def _rebased(base: str, path: str, target: bytes) -> bytes:
-    """The route's prefix gives way to the path in the upstream's URL."""
-    rest = target.removeprefix(path.encode("ascii"))
-    if target == b"*":
-        return target
-    if rest[:1] == b"/":
-        # One slash: behind an empty base two of them would be the beginning of a host (RFC 3986, 3.3).
-        return b"%b/%b" % (base.encode("ascii"), rest.lstrip(b"/"))
-    return (base or "/").encode("ascii") + rest
-
-
-def _framing(head: RequestHead, key: bytes | None) -> bytes:
-    """How the body and the connection go on from here (RFC 9112, 6 and 9.1)."""
-    if key is not None:
-        return b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-    lines = b"TE: trailers\r\nConnection: TE\r\n" if head.te_trailers else b""
-    if head.expect:
-        lines += b"Expect: 100-continue\r\n"
-    if head.length == CHUNKED:
-        return lines + b"Transfer-Encoding: chunked\r\n\r\n"
-    if head.length or head.method in (b"POST", b"PUT", b"PATCH"):
-        return lines + b"Content-Length: %d\r\n\r\n" % head.length
-    return lines + b"\r\n"
+def _asked(head: RequestHead) -> Asked:
+    return Asked(head.method.decode("ascii"), head.hostname, head.path.decode("ascii"))
 
 
 _Step = Callable[[HTTPSession, Any], Sequence[Command]]

@@ -17,14 +17,14 @@ from urllib.parse import unquote_to_bytes
 from gateway.errors import Denied
 from gateway.identity import Identity, from_certificate
 from gateway.routes import Route
-from gateway.session.http_answers import Refusal
+from gateway.session.http_answers import FORBIDDEN, Refusal, unauthorized
 from gateway.session.vocabulary import TLSFacts
 from gateway.upstream import Address
 from gateway.wire.http1 import RequestHead, claims_identity, frames_otherwise
 
-FORBIDDEN = "forbidden"
 _MISMATCH = "the key in Authorization is not the certificate's"
 _QUERY_MISMATCH = "the key in the query is not the certificate's"
+_KEYS_DIFFER = "the keys in Authorization and in the query differ"
 _SHORT = 64
 # More parameters than this are not looked through for a key.
 _MAX_PARAMETERS = 1000
@@ -75,18 +75,23 @@ class Caller:
         """Who it is on that route, and the rule that lets it in. Raises Refusal."""
         admitted = self._admitted.get((route.name, method))
         if admitted is None:
-            identity = self._identity(route)
-            verdict = route.admission.decide(identity, self.address.host, method.decode("ascii"))
-            if not verdict.allowed:
-                raise Refusal(403, FORBIDDEN, f"denied: {verdict.rule}")
-            admitted = self._admitted[route.name, method] = (identity, verdict.rule)
+            identity = self.identify(route)
+            admitted = self._admitted[route.name, method] = (identity, self.decide(route, identity, method))
         return admitted
+
+    def decide(self, route: Route, identity: Identity | None, method: bytes) -> str:
+        """The rule that lets that one in. Raises Refusal."""
+        verdict = route.admission.decide(identity, self.address.host, method.decode("ascii"))
+        if not verdict.allowed:
+            raise Refusal(403, FORBIDDEN, f"denied: {verdict.rule}")
+        return verdict.rule
 
     def identity(self, route: Route) -> Identity | None:
         """Who it is on that route, whether or not it may use it; for the audit of a refusal."""
         return None if route.client == "none" else self._identities.get((route.cn, route.identity))
 
-    def _identity(self, route: Route) -> Identity | None:
+    def identify(self, route: Route) -> Identity | None:
+        """Who it is on that route. Raises Refusal."""
         if route.client == "none":
             return None
         certificate, expires = self.tls.peer_certificate, self.tls.peer_expires
@@ -122,17 +127,34 @@ class Caller:
         given = _given(head)
         asked, without = _query_key(head)
         if given is None and asked is None and route.ws_key and route.client != "none":
-            raise Refusal(403, "the key is required, in Authorization or in ?authorization=", "no key for a WebSocket")
+            raise _no_key()
         target = head.target if route.ws_forward_key else without
         if identity is None or identity.key is None:
             if given is not None and asked is not None and given != asked:
-                raise Refusal(400, "the keys in Authorization and in the query differ")
+                raise Refusal(400, _KEYS_DIFFER)
             return given if given is not None else asked, target
         if given is not None:
             _compare(route, identity.key, given)
         if asked is not None:
             _compare(route, identity.key, asked, _QUERY_MISMATCH)
         return _spelled(route, identity.key), target
+
+    def key(self, route: Route, identity: Identity | None, head: RequestHead, *, said: bool = False) -> bytes | None:
+        """The secret key, bare, of whoever sends a request that is served here: the certificate's, or else the one that
+        it says; None: it says none. said: who shows a certificate has to say its key, too. Raises Refusal."""
+        given = _given(head)
+        asked = _query_key(head)[0] if head.upgrade == b"websocket" else None
+        if given is None and asked is None:
+            if said and identity is not None:
+                raise _no_key()
+            return None if identity is None else identity.key
+        if identity is None or identity.key is None:
+            return _one(route, given, asked)
+        if given is not None:
+            _compare(route, identity.key, given)
+        if asked is not None:
+            _compare(route, identity.key, asked, _QUERY_MISMATCH)
+        return identity.key
 
     # --- what the upstream is told ----------------------------------------------------------------------------------
 
@@ -158,12 +180,31 @@ def _given(head: RequestHead) -> bytes | None:
 
 def _compare(route: Route, key: bytes, given: bytes, mismatch: str = _MISMATCH) -> None:
     """Exactly the key, behind an accepted scheme word or none (RFC 9110, 11.4). Raises Refusal."""
-    scheme, space, rest = given.partition(b" ")
-    word, value = (scheme.lower(), rest.lstrip(b" ")) if space else (b"", given)
+    word, value = _split(given)
     # Compared in any case, so that the time tells nothing.
     equal = hmac.compare_digest(value, key)
     if not equal or word not in route.schemes:
         raise Refusal(403, mismatch, "the scheme in Authorization is not accepted" if equal else mismatch)
+
+
+def _one(route: Route, given: bytes | None, asked: bytes | None) -> bytes:
+    """The key that nothing but the registry can be compared with, without its scheme word. Raises Refusal."""
+    said = [_split(one) for one in (given, asked) if one is not None]
+    if any(word not in route.schemes for word, _ in said):
+        raise unauthorized("the scheme in Authorization is not accepted")
+    if said[0][1] != said[-1][1]:
+        raise Refusal(400, _KEYS_DIFFER)
+    return said[0][1]
+
+
+def _no_key() -> Refusal:
+    return Refusal(403, "the key is required, in Authorization or in ?authorization=", "no key for a WebSocket")
+
+
+def _split(given: bytes) -> tuple[bytes, bytes]:
+    """The scheme word, lower-case, b"" for none; and what it stands before (RFC 9110, 11.4)."""
+    scheme, space, rest = given.partition(b" ")
+    return (scheme.lower(), rest.lstrip(b" ")) if space else (b"", given)
 
 
 def _spelled(route: Route, key: bytes) -> bytes:
