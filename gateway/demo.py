@@ -1,4 +1,4 @@
-"""The application behind the quickstart's HTTPS: it says as JSON what it was asked, and below /ws/ echoes WebSockets.
+"""The application behind the quickstart's HTTPS: it says as JSON what it was asked, and below /echo/ echoes WebSockets.
 
 Owns one Unix socket, in a folder that only we can enter, and what is spoken there. Its one client is the gateway, which
 keeps the deadlines. It bounds what it holds all the same: a head to 64 KiB, a body or a WebSocket message to 1 MiB; and
@@ -30,7 +30,7 @@ from zope.interface import implementer
 MAX_HEAD = 64 * 1024
 MAX_BODY = 1024 * 1024
 
-WEBSOCKETS = b"/ws/"
+WEBSOCKETS = b"/echo/"
 
 
 class DemoApplication:

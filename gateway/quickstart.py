@@ -1,11 +1,13 @@
-"""The first start without configuration: a PostgreSQL with demo data, a demo application, and keys for their clients.
+"""The first start without configuration: a PostgreSQL with demo data, a demo application, two things that speak MQTT,
+and keys for all their clients.
 
 Owns everything below the quickstart's folder and completes a Config that has no upstream with it. It blocks, so it runs
 before the reactor does. What is there and still good is kept; each thing is made whole beside its place and then
 renamed, so a first start that was killed is simply taken up again.
 
-Refuses to replace what the INI does say: a certificate, a [jwt:...], rules. The rules that it adds let the demo role
-read the demo database, and clients of HTTPS ask the demo application, both from this machine only.
+Refuses to replace what the INI does say: a certificate, a [jwt:...], rules, a broker. The rules that it adds let the
+demo role read the demo database, clients of HTTPS ask the demo application, and things use their channels, all from
+this machine only.
 """
 
 from __future__ import annotations
@@ -14,16 +16,13 @@ import fcntl
 import os
 import shlex
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
 
-from gateway.admission import Admission, parse_admission_rule
 from gateway.embedded import (
     Account,
     Cluster,
@@ -36,7 +35,9 @@ from gateway.embedded import (
 )
 from gateway.errors import ConfigError, Problem
 from gateway.policy import parse_rule
+from gateway.quickstart_demo import HERE, Demo, admission_from_here, door, python
 from gateway.quickstart_pki import PKI, TOKEN_SECONDS, make_pki, make_signing_key, make_token
+from gateway.quickstart_things import make_things, things_demo
 from gateway.routes import Route
 from gateway.settings import Config, HTTPSListener, JWTSettings, PostgresListener
 from gateway.tokens import VerificationKey
@@ -47,9 +48,7 @@ DATABASE = "demo"
 QUERY = "table demo.readings"
 PATH = "/hello"
 
-HERE = "127.0.0.1/32,::1/128"
 RULE = f"allow {DATABASE} {ROLE} {HERE}"
-ADMISSION_RULE = f"allow all {HERE}"
 
 # Without an empty line, so that it is one command, and with it one transaction. The view, not the table, is what the
 # role may read; large objects would let anybody who may connect fill the disk.
@@ -96,16 +95,6 @@ class Quickstart:
         self._running.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Demo:
-    """One thing to try: how it completes a configuration, and what its clients are given and told."""
-
-    complete: Callable[[Config], Config]
-    variables: Mapping[str, str]
-    told: str
-    command: str
-
-
 def prepare(config: Config, log: Callable[[str], None]) -> Quickstart:
     """Makes what is missing and starts the PostgreSQL. Raises ConfigError when that cannot be."""
     programs, folder = installed_programs(), config.quickstart_directory
@@ -127,9 +116,10 @@ def _problem(reason: str) -> ConfigError:
 def _prepare(
     config: Config, log: Callable[[str], None], folder: Path, programs: Path, running: ExitStack
 ) -> Quickstart:
-    names = {name for route in config.routes if not route.upstream.addresses for name in route.listeners}
-    database = _door(config.postgres) if config.postgres else None
-    site = _door(one for one in config.https if one.name in names) if names else None
+    names = {name for route in config.routes if _is_led(route) for name in route.listeners}
+    database = door(config.postgres) if config.postgres else None
+    site = door(one for one in config.https if one.name in names) if names else None
+    broker = door(config.mqtt) if config.mqtt else None
     account = Account.current()
     _open_folder(folder, account)
     running.callback(os.close, _lock(folder))
@@ -144,6 +134,9 @@ def _prepare(
     if site:
         application = socket_folder(folder, Account(os.geteuid(), os.getegid(), switch=False)) / "demo"
         demos.append(_site(*site, _service(application), pki))
+    if broker:
+        things = make_things(folder / "registry.sqlite", pki)
+        demos.append(things_demo(config, *broker, things, pki))
     environment = folder / "quickstart.env"
     _write_environment(environment, demos)
 
@@ -151,18 +144,6 @@ def _prepare(
         return reduce(lambda got, demo: demo.complete(got), demos, config)
 
     return Quickstart(complete(config), _banner(environment, demos), application, complete, running.pop_all())
-
-
-_L = TypeVar("_L", PostgresListener, HTTPSListener)
-
-
-def _door(listeners: Iterable[_L]) -> tuple[_L, int]:
-    """The first listener with a TCP port: libpq speaks no TLS on a Unix socket (manual, "SSL Support")."""
-    for listener in listeners:
-        for address in listener.listen:
-            if address.port:
-                return listener, address.port
-    raise EmbeddedError("it needs a listener on a TCP port")
 
 
 # --- the PostgreSQL -------------------------------------------------------------------------------------------------
@@ -186,7 +167,7 @@ def _stop(cluster: Cluster, log: Callable[[str], None]) -> None:
 
 def _database(
     listener: PostgresListener, port: int, service: Upstream, key: VerificationKey, token: str | None, pki: PKI
-) -> _Demo:
+) -> Demo:
     rules = (parse_rule(RULE, "quickstart"),)
 
     def complete(config: Config) -> Config:
@@ -205,7 +186,7 @@ def _database(
     told = f"a PostgreSQL with demo data is behind the gateway. As {ROLE}, in another terminal{asked}:"
     if token:
         told = f"the token lasts {TOKEN_SECONDS // 3600} hours at most; only a restart renews it.\nquickstart: {told}"
-    return _Demo(complete, _libpq_variables(port, token, None if listener.tls else pki.ca), told, _psql())
+    return Demo(complete, _libpq_variables(port, token, None if listener.tls else pki.ca), told, (_psql(),))
 
 
 def _libpq_variables(port: int, token: str | None, ca: Path | None) -> dict[str, str]:
@@ -221,19 +202,19 @@ def _libpq_variables(port: int, token: str | None, ca: Path | None) -> dict[str,
 def _psql() -> str:
     if shutil.which("psql"):
         return f"psql -c {shlex.quote(QUERY)}"
-    return _python(f'import psycopg; [print(*row) for row in psycopg.connect().execute("{QUERY}")]')
+    return python(f'import psycopg; [print(*row) for row in psycopg.connect().execute("{QUERY}")]')
 
 
 # --- the application ------------------------------------------------------------------------------------------------
 
 
-def _site(listener: HTTPSListener, port: int, service: Upstream, pki: PKI) -> _Demo:
+def _site(listener: HTTPSListener, port: int, service: Upstream, pki: PKI) -> Demo:
     # Made once, so that a configuration that was read again is equal to that of before.
-    admission = Admission((parse_admission_rule(ADMISSION_RULE, "quickstart", lambda _: frozenset()),))
+    admission = admission_from_here()
 
     def led(route: Route) -> Route:
         """Only a route that leads to the demo is given its rule."""
-        if route.upstream.addresses:
+        if not _is_led(route):
             return route
         admitting = route.admission if route.admission.rules else admission
         return replace(route, upstream=replace(service, name=route.upstream.name), admission=admitting)
@@ -247,7 +228,7 @@ def _site(listener: HTTPSListener, port: int, service: Upstream, pki: PKI) -> _D
 
     asked = ", with CA_FILE, CERT_FILE and KEY_FILE of yours" if listener.tls else ""
     told = f"an application that echoes what it is asked is behind the gateway. In another terminal{asked}:"
-    return _Demo(complete, _https_variables(port, None if listener.tls else pki), told, _curl())
+    return Demo(complete, _https_variables(port, None if listener.tls else pki), told, (_curl(),))
 
 
 def _https_variables(port: int, pki: PKI | None) -> dict[str, str]:
@@ -258,10 +239,15 @@ def _https_variables(port: int, pki: PKI | None) -> dict[str, str]:
     return variables
 
 
+def _is_led(route: Route) -> bool:
+    """To the demo application, for there is nothing else that it could lead to."""
+    return route.serve == "upstream" and not route.upstream.addresses
+
+
 def _curl() -> str:
     if shutil.which("curl"):
         return f'curl --cacert "$CA_FILE" --cert "$CERT_FILE" --key "$KEY_FILE" "$HTTPS_URL{PATH}"'
-    return _python(
+    return python(
         "import os, ssl, urllib.request; ca, cert, key, url = map(os.getenv, "
         '("CA_FILE", "CERT_FILE", "KEY_FILE", "HTTPS_URL")); tls = ssl.create_default_context(cafile=ca); '
         f'tls.load_cert_chain(cert, key); print(urllib.request.urlopen(url + "{PATH}", context=tls).read().decode())'
@@ -299,16 +285,15 @@ def _service(socket: Path) -> Upstream:
     return Upstream("", (Address(str(socket), 0),), ClientTLS(TLSMode.DISABLE))
 
 
-def _write_environment(path: Path, demos: Iterable[_Demo]) -> None:
+def _write_environment(path: Path, demos: Iterable[Demo]) -> None:
     variables = {name: value for demo in demos for name, value in demo.variables.items()}
     write_private(path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()))
 
 
-def _banner(environment: Path, demos: Iterable[_Demo]) -> str:
+def _banner(environment: Path, demos: Iterable[Demo]) -> str:
     """The commands in parentheses, so that the variables are gone from the shell afterwards."""
     given = f"set -a; . {shlex.quote(str(environment))}"
-    return "\n".join(f"quickstart: {demo.told}\n    ({given}; {demo.command})" for demo in demos)
-
-
-def _python(code: str) -> str:
-    return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    lines: list[str] = []
+    for demo in demos:
+        lines += [f"quickstart: {demo.told}", *(f"    ({given}; {command})" for command in demo.commands)]
+    return "\n".join(lines)

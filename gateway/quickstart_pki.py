@@ -42,12 +42,13 @@ RENEW_BEFORE = timedelta(days=30)
 
 TOKEN_SECONDS = 24 * 3600
 
-_LEAVES = ("server", "thing")
+THINGS = ("thing", "other")
+_LEAVES = ("server", *THINGS)
 
 
 @dataclass(frozen=True, slots=True)
 class PKI:
-    """A folder with the CA's certificate, and those of this machine and of one thing with their keys."""
+    """A folder with the CA's certificate, and those of this machine and of two things with their keys."""
 
     folder: Path
 
@@ -76,9 +77,14 @@ class PKI:
         tls = self.server
         return ServerTLS(tls.certificate, tls.key, client_certificate="optional", client_ca=self.ca)
 
-    def thing(self) -> str:
-        """The common name of its certificate."""
-        subject = x509.load_pem_x509_certificate(self.certificate.read_bytes()).subject
+    def files(self, thing: str) -> tuple[Path, Path]:
+        """The certificate and the private key of one of THINGS."""
+        return self.folder / f"{thing}.crt", self.folder / f"{thing}.key"
+
+    def thing(self, thing: str = THINGS[0]) -> str:
+        """The common name of its certificate, which is its secret key."""
+        certificate, _ = self.files(thing)
+        subject = x509.load_pem_x509_certificate(certificate.read_bytes()).subject
         return str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
 
     def good(self, now: datetime) -> bool:
@@ -100,7 +106,7 @@ def make_pki(folder: Path, log: Callable[[str], None]) -> PKI:
     """That of last time while it is good, else a new one."""
     pki = PKI(folder)
     if not pki.good(datetime.now(UTC)):
-        log("quickstart: making a CA, a server certificate for localhost, and a thing's certificate")
+        log("quickstart: making a CA, a server certificate for localhost, and those of two things")
         _replace_folder(folder, _new_pki(datetime.now(UTC)))
     return pki
 
@@ -152,7 +158,7 @@ def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _new_pki(now: datetime) -> dict[str, bytes]:
-    ca_key, server_key, thing_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    ca_key, server_key, *thing_keys = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2 + len(THINGS)))
     ca_name = _name("securegw quickstart CA")
     addresses = ("127.0.0.1", "::1")
     # Should somebody trust this CA for more than the quickstart: it can vouch for nothing but this machine (RFC 5280
@@ -168,9 +174,12 @@ def _new_pki(now: datetime) -> dict[str, bytes]:
         *_leaf(ExtendedKeyUsageOID.SERVER_AUTH),
         (x509.SubjectAlternativeName([x509.DNSName("localhost"), *names]), False),
     ])  # fmt: skip
-    thing = _sign(_name(str(uuid.uuid4())), ca_name, thing_key, ca_key, now, _leaf(ExtendedKeyUsageOID.CLIENT_AUTH))
-    certificates = {"ca.crt": ca, "server.crt": server, "thing.crt": thing}
-    keys = {"server.key": server_key, "thing.key": thing_key}
+    certificates = {"ca.crt": ca, "server.crt": server}
+    keys = {"server.key": server_key}
+    for thing, key in zip(THINGS, thing_keys, strict=True):
+        usage = _leaf(ExtendedKeyUsageOID.CLIENT_AUTH)
+        certificates[f"{thing}.crt"] = _sign(_name(str(uuid.uuid4())), ca_name, key, ca_key, now, usage)
+        keys[f"{thing}.key"] = key
     return {
         **{name: one.public_bytes(Encoding.PEM) for name, one in certificates.items()},
         **{name: one.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) for name, one in keys.items()},
