@@ -64,6 +64,7 @@ class RunningGateway:
     Made by `running`, that is `[postgres:main]`. Made by `https`, it is `[https:main]` (also as `https_port`), there is
     `[health]` on `health_port`, and the authority whose certificate is `root_certificate` vouches for clients, too.
     Made by `tunnels`, it is that of `[health]`: a mere question at a tunnel would already be one to what is behind it.
+    Made by `mqtt`, it is as if made by `https`, with `[mqtt:main]` on `mqtt_port`.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class RunningGateway:
     ca: Issued
     environ: dict[str, str] = field(default_factory=dict)
     health_port: int = 0
+    mqtt_port: int = 0
     process: subprocess.Popen[bytes] | None = None
     # What it has open while nobody is connected; known once it has started.
     idle_descriptors: int = 0
@@ -131,6 +133,33 @@ class RunningGateway:
         return gateway._with({"health": {"listen": f"127.0.0.1:{gateway.port}"}}, sections)
 
     @classmethod
+    @contextmanager
+    def mqtt(cls, folder: Path, sections: Sections, **environ: str) -> Iterator[Self]:
+        """With `sections` over the defaults below, which need nothing more."""
+        with cls.made_mqtt(folder, sections, **environ).for_a_while() as gateway:
+            yield gateway
+
+    @classmethod
+    def made_mqtt(cls, folder: Path, sections: Sections, **environ: str) -> Self:
+        """MQTT, also over WebSockets, and channels over HTTPS, for the things of a registry in a file; and the hub."""
+        gateway = cls._bare(folder, environ)
+        gateway.health_port, gateway.mqtt_port = free_port(), free_port()
+        tls = {"certificate": "server.crt", "key": "server.key"}
+        everybody = {"rules": "\nallow all all"}
+        defaults: Sections = {
+            "tls": {**tls, "client_certificate": "optional", "client_ca": "ca.crt"},
+            "registry": {"database": "registry.sqlite"},
+            "hub": {"database": "hub.sqlite"},
+            "health": {"listen": f"127.0.0.1:{gateway.health_port}"},
+            "https:main": {"listen": f"127.0.0.1:{gateway.port}"},
+            "mqtt:main": {"listen": f"127.0.0.1:{gateway.mqtt_port}", **everybody},
+            "route:http": {"path": "/http", "serve": "channels", **everybody},
+            "route:ws": {"path": "/ws", "serve": "channels", **everybody},
+            "route:mqtt": {"path": "/mqtt", "serve": "mqtt", **everybody},
+        }
+        return gateway._with(defaults, sections)
+
+    @classmethod
     def _bare(cls, folder: Path, environ: dict[str, str]) -> Self:
         ca = make_ca("gateway tests")
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +203,7 @@ class RunningGateway:
             wait_until(self._answers, "the gateway listens")
             # The question itself was a connection: only after its end can be counted.
             wait_until(lambda: not self._connected(), "the first connection's end")
-            self.idle_descriptors = self.descriptors()
+            self.idle_descriptors = self.descriptors() - self.pooled()
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -190,7 +219,7 @@ class RunningGateway:
     def _connected(self) -> bool:
         assert self.process is not None
         sockets = psutil.Process(self.process.pid).net_connections("tcp")
-        return any(one.status != psutil.CONN_LISTEN for one in sockets)
+        return any(one.status != psutil.CONN_LISTEN and one.laddr.port == self.port for one in sockets)
 
     def stop(self) -> int:
         """SIGTERM, and its exit status; what is still there after that is killed."""
@@ -286,18 +315,20 @@ class RunningGateway:
         return psutil.Process(self.process.pid).num_fds()
 
     def pooled(self) -> int:
-        """How many connections to web services there are, which nobody has ended."""
+        """How many connections to web services and brokers there are, which nobody has ended."""
         assert self.process is not None
-        if not any(section.startswith("route:") for section in self.sections):
+        guarding = [keys for section, keys in self.sections.items() if section.startswith(("route:", "mqtt:"))]
+        if not any("upstream" in keys for keys in guarding):
             return 0
         sockets = psutil.Process(self.process.pid).net_connections("tcp")
+        own = (self.port, self.health_port, self.mqtt_port)
         open_now = [one for one in sockets if one.status == psutil.CONN_ESTABLISHED]
-        return sum(1 for one in open_now if one.laddr.port not in (self.port, self.health_port))
+        return sum(1 for one in open_now if one.laddr.port not in own)
 
     def check_at_rest(self) -> None:
         """Nobody is connected any more, nothing leaked, and no error went unhandled.
 
-        Idle connections to web services are no leak.
+        Idle connections to web services are no leak, nor are those to a broker over which messages were POSTed.
         """
 
         def at_rest() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import socket
 import subprocess
@@ -25,12 +26,17 @@ from gateway import app
 from gateway import demo as demo_module
 from gateway.app import Gateway, makeService
 from gateway.errors import ConfigError, Problem
+from gateway.hub.message import Message
 from gateway.net.owner import NOBODY
 from gateway.net.transport import Transport
 from gateway.quickstart import Quickstart
+from gateway.registry.ledger import open_ledger
+from gateway.registry.service import Registry
+from gateway.registry.settings import RegistrySettings
 from gateway.session.health import Health
-from gateway.session.vocabulary import Dial, Opened
+from gateway.session.vocabulary import Dial, Event, Opened
 from gateway.settings import Config
+from gateway.things import Unavailable
 from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
 from tests.gateways import ini
 from tests.pki import issue, make_ca, write_pem
@@ -221,6 +227,15 @@ class Asked:
         return True
 
     def idle(self, dial: Dial) -> bool:
+        return False
+
+    def tell(self, event: Event) -> None:
+        raise AssertionError("nobody has anything to tell")
+
+    def deliver(self, data: bytes) -> None:
+        raise AssertionError("nobody has anything to deliver")
+
+    def congested(self) -> bool:
         return False
 
 
@@ -611,3 +626,164 @@ def test_what_only_the_demo_application_needs_is_not_asked_for() -> None:
     """It comes with the quickstart extra."""
     code = "import sys, gateway.app; sys.exit('h11' in sys.modules or 'wsproto' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- things and their hub ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def things(site: Site) -> Site:
+    """MQTT alone, for the things of a registry, with the hub on disk."""
+    write_pem(site.folder / "ca.crt", CA.certificate)
+    site.sections = {
+        "tls": {**site.sections["tls"], "client_certificate": "optional", "client_ca": "ca.crt"},
+        "audit": site.sections["audit"],
+        "registry": {"database": "registry.sqlite"},
+        "hub": {"database": "hub.sqlite"},
+        "mqtt:main": {"listen": local(), "rules": "allow all all"},
+    }
+    site.write()
+    return site
+
+
+def test_nothing_is_listened_to_before_the_things_are_known(things: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: Deferred[None] = Deferred()
+    monkeypatch.setattr(Registry, "start", lambda _: known)
+    gateway = things.start()
+    gateway.startService()
+    assert gateway._listeners == {}
+    assert not gateway._health().ready
+    known.callback(None)
+    assert set(gateway._listeners.values()) == {"mqtt:main"}
+    assert gateway._health().ready
+    all_open(gateway)
+
+
+def test_a_gateway_that_was_stopped_meanwhile_does_not_listen(things: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: Deferred[None] = Deferred()
+    monkeypatch.setattr(Registry, "start", lambda _: known)
+    gateway = things.start()
+    gateway.startService()
+    gateway.stopService()
+    known.callback(None)
+    assert gateway._listeners == {}
+
+
+def test_things_that_cannot_be_read_end_the_start_with_a_status(
+    things: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway = things.start()
+    (things.folder / "registry.sqlite").write_text("no database, whatever it is")
+    triggers: list[tuple[object, ...]] = []
+    ended: list[bool] = []
+    monkeypatch.setattr(things.reactor, "addSystemEventTrigger", lambda *what: triggers.append(what), raising=False)
+    monkeypatch.setattr(gateway, "_end", lambda: ended.append(True))
+    gateway.startService()
+    assert capsys.readouterr().err.startswith("[registry] database: ")
+    assert triggers == [("after", "shutdown", os._exit, 1)]
+    assert ended == [True]
+    assert gateway._listeners == {}
+    assert not gateway._health().ready
+
+
+def test_the_registry_is_followed_until_the_end(things: Site) -> None:
+    gateway = things.start()
+    gateway.startService()
+    registry = gateway._registry
+    assert registry is not None
+    assert registry.healthy
+    assert registry.things.with_key(b"x" * 32) is None
+    with open_ledger(RegistrySettings(things.folder / "registry.sqlite")) as ledger:
+        record, key = ledger.create_thing("one")
+    things.reactor.advance(1)
+    found = registry.things.with_key(key.encode())
+    assert found is not None
+    assert found.id == record.id
+    gateway.stopService()
+    with pytest.raises(Unavailable):
+        registry.things.named(record.id)
+
+
+def test_the_hub_is_kept_across_a_reload_and_closed_at_the_end(things: Site, errors: list[str]) -> None:
+    gateway = things.start()
+    gateway.startService()
+    hub = gateway._doors.hub
+    assert hub is not None
+    assert gateway.reload(), errors
+    assert gateway._doors.hub is hub
+    assert gateway._state.access["mqtt:main"].hub is hub
+    hub.publish(Message("kept", b"kept", retain=True))
+    gateway.stopService()
+    # What it has is on disk, and nobody has the file any more.
+    again = things.start()
+    assert again._doors.hub is not None
+    assert [one.payload for one in again._doors.hub.retained.matching("kept")] == [b"kept"]
+
+
+def test_a_hub_file_that_cannot_be_used_is_told_with_the_rest(things: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    (things.folder / "hub.sqlite").write_text("no database, whatever it is" * 100)
+    (things.folder / "ca.crt").write_text("no certificate")
+    with pytest.raises(SystemExit):
+        things.start()
+    hub, tls = sorted(capsys.readouterr().err.splitlines())
+    assert hub.startswith(f"[hub] database: {things.folder / 'hub.sqlite'}: ")
+    assert tls.startswith("[tls] client_ca: ")
+
+
+def test_a_hub_belongs_to_one_process(things: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    things.start()
+    things.sections["mqtt:main"]["listen"] = local()
+    things.write()
+    with pytest.raises(SystemExit):
+        things.start()
+    assert capsys.readouterr().err.startswith(f"[hub] database: {things.folder / 'hub.sqlite'}: ")
+
+
+@pytest.mark.parametrize("how", ["certificate", "port"])
+def test_a_start_that_fails_leaves_the_hub_to_the_next_one(things: Site, how: str) -> None:
+    certificate = (things.folder / "server.crt").read_text()
+    if how == "certificate":
+        (things.folder / "server.crt").write_text("no certificate")
+    with ExitStack() as stack:
+        if how == "port":
+            taken = stack.enter_context(socket.socket())
+            host, _, port = str(things.sections["mqtt:main"]["listen"]).partition(":")
+            taken.bind((host, int(port)))
+            taken.listen()
+        with pytest.raises(SystemExit):
+            things.start()
+    (things.folder / "server.crt").write_text(certificate)
+    things.start()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("registry", "database", "other.sqlite"), ("registry", "stale_after", 7), ("hub", "max_queued", 5)],
+)
+def test_reload_with_another_registry_or_hub_is_refused(
+    things: Site, errors: list[str], section: str, key: str, value: object
+) -> None:
+    gateway = things.start()
+    before = gateway._state
+    things.sections[section][key] = value
+    things.write()
+    assert not gateway.reload()
+    (error,) = errors
+    assert error.startswith(f"[{section}] database: a change in this section")
+    assert error.endswith("needs a restart")
+    assert gateway._state is before
+
+
+def test_without_mqtt_there_is_no_hub(site: Site) -> None:
+    gateway = site.start()
+    assert gateway._doors.hub is None
+    assert gateway._doors.things is None
+    assert not (site.folder / "hub.sqlite").exists()
+
+
+def test_a_hub_in_memory_leaves_no_file(things: Site) -> None:
+    things.sections["hub"]["database"] = "memory"
+    things.write()
+    gateway = things.start()
+    assert gateway._doors.hub is not None
+    assert not (things.folder / "hub.sqlite").exists()

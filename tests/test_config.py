@@ -299,7 +299,7 @@ def test_paths_are_relative_to_the_ini_not_to_where_we_are(
         (JWT + "issuer =\n", "[jwt:main] issuer: is empty"),
         (
             UPSTREAM,
-            "[postgres:main] section: is missing, and so is any [https:NAME] or [tunnel:NAME]: nothing would listen",
+            "[postgres:main] section: is missing, and so is any [https:NAME], [mqtt:NAME] or [tunnel:NAME]: nothing",
         ),
         (UPSTREAM + POSTGRES, "[postgres:main] jwt: no section [jwt:main]"),
         ("[upstream:b]\nhosts = b\n" + JWT + POSTGRES, "[postgres:main] upstream: no section [upstream:main]"),

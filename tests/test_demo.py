@@ -240,7 +240,7 @@ def test_nothing_that_is_sent_raises(noise: bytes) -> None:
 class Client:
     """A WebSocket on a connection to the demo."""
 
-    def __init__(self, path: str = "/ws/x", ahead: bytes = b"") -> None:
+    def __init__(self, path: str = "/echo/x", ahead: bytes = b"") -> None:
         self.ws = WSConnection(ConnectionType.CLIENT)
         self.demo, self.wire = connected()
         self.demo.dataReceived(self.ws.send(Request(host="a", target=path)) + ahead)
@@ -349,11 +349,11 @@ KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 @pytest.mark.parametrize(
     "sent",
     [
-        b"GET /ws/x HTTP/1.1\r\nHost: a\r\n" + UPGRADE + b"\r\n",
-        b"GET /ws/x HTTP/1.1\r\nHost: a\r\n" + UPGRADE.replace(b"13", b"8") + KEY + b"\r\n",
-        b"GET /ws/x HTTP/1.1\r\nHost: a\r\n" + UPGRADE.replace(b"websocket", b"h2c") + KEY + b"\r\n",
-        b"POST /ws/x HTTP/1.1\r\nHost: a\r\n" + UPGRADE + KEY + b"\r\n",
-        b"GET /ws/x HTTP/1.1\r\nHost: \xff\r\n" + UPGRADE + KEY + b"\r\n",
+        b"GET /echo/x HTTP/1.1\r\nHost: a\r\n" + UPGRADE + b"\r\n",
+        b"GET /echo/x HTTP/1.1\r\nHost: a\r\n" + UPGRADE.replace(b"13", b"8") + KEY + b"\r\n",
+        b"GET /echo/x HTTP/1.1\r\nHost: a\r\n" + UPGRADE.replace(b"websocket", b"h2c") + KEY + b"\r\n",
+        b"POST /echo/x HTTP/1.1\r\nHost: a\r\n" + UPGRADE + KEY + b"\r\n",
+        b"GET /echo/x HTTP/1.1\r\nHost: \xff\r\n" + UPGRADE + KEY + b"\r\n",
     ],
 )
 def test_what_cannot_be_a_websocket_is_refused(sent: bytes) -> None:
@@ -363,16 +363,16 @@ def test_what_cannot_be_a_websocket_is_refused(sent: bytes) -> None:
 @pytest.mark.parametrize(
     "sent",
     [
-        b"GET /ws/x HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"GET /wsx HTTP/1.1\r\nHost: a\r\n" + UPGRADE + KEY + b"\r\n",
-        b"GET /ws/x HTTP/1.0\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n" + KEY + b"\r\n",
+        b"GET /echo/x HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /echox HTTP/1.1\r\nHost: a\r\n" + UPGRADE + KEY + b"\r\n",
+        b"GET /echo/x HTTP/1.0\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n" + KEY + b"\r\n",
     ],
 )
 def test_what_need_not_be_one_is_told(sent: bytes) -> None:
     connection, wire = connected()
     connection.dataReceived(sent)
     (answer,) = answers(wire.value())
-    assert answer.document["path"].startswith("/ws")
+    assert answer.document["path"].startswith("/echo")
 
 
 def test_refused_websockets_say_so_to_their_client() -> None:
@@ -430,7 +430,7 @@ def test_real_clients(path: Path) -> None:
         assert web.get("/hello").json()["path"] == "/hello"
         assert web.post("/", content=iter([b"a", b"b"])).json()["body"] == "ab"
         assert web.put("/", content=b"x" * (MAX_BODY + 1)).status_code == 413
-        with unix_connect(str(path), "ws://demo/ws/x") as ws:
+        with unix_connect(str(path), "ws://demo/echo/x") as ws:
             for message in ("hello", b"\0" * 1_000_000, "ä" * 100_000):
                 ws.send(message)
                 assert ws.recv() == message
@@ -454,7 +454,7 @@ def test_the_socket_of_a_killed_gateway_is_replaced(path: Path) -> None:
 
 
 def test_stopping_cuts_what_is_open(path: Path) -> None:
-    with served(path) as (application, reactor), unix_connect(str(path), "ws://demo/ws/x") as ws:
+    with served(path) as (application, reactor), unix_connect(str(path), "ws://demo/echo/x") as ws:
         reactor.callFromThread(application.stop)
         with pytest.raises(ConnectionClosedError):
             ws.recv(10)

@@ -20,17 +20,25 @@ from gateway import config
 from gateway.certs import Certificates
 from gateway.doors import Doors, State, listening
 from gateway.errors import ConfigError, Problems
+from gateway.hub.hub import Hub
+from gateway.hub.settings import HubSettings
+from gateway.hub.store import MemoryStore
 from gateway.routes import Routes
 from gateway.session.access import Access, HTTPAccess
 from gateway.session.cancel import CancelKeys
 from gateway.session.health import Health, HealthSession
 from gateway.session.http import HTTPSession
+from gateway.session.mqtt import MQTTSession
+from gateway.session.mqtt_access import BrokerLogin, MQTTAccess
 from gateway.session.postgres import PostgresSession
 from gateway.session.tunnel import TunnelAccess, TunnelSession
-from gateway.session.vocabulary import Dial, Opened
+from gateway.session.vocabulary import Dial, Event, Opened
 from gateway.settings import Config
+from gateway.things import Things
 from gateway.upstream import Address, Login
 from tests.gateways import ini
+from tests.hub.clients import Time
+from tests.mqtt_sessions import Registry
 from tests.pki import issue, make_ca, write_pem
 
 CA = make_ca("doors tests")
@@ -51,13 +59,22 @@ class Asked:
     def idle(self, dial: Dial) -> bool:
         return False
 
+    def tell(self, event: Event) -> None:
+        raise AssertionError("nobody has anything to tell")
+
+    def deliver(self, data: bytes) -> None:
+        raise AssertionError("nobody has anything to deliver")
+
+    def congested(self) -> bool:
+        return False
+
 
 class Site:
     """A folder with one listener of each kind; each has its own certificate, whose name is the file's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("shared", "postgres", "https", "more", "tunnel"):
+        for name in ("shared", "postgres", "https", "more", "tunnel", "mqtt"):
             issue(CA, name, sans=["localhost"]).write(folder, name)
         write_pem(folder / "ca.crt", CA.certificate)
         (folder / "jwt.pub").write_bytes(PUBLIC)
@@ -108,10 +125,40 @@ class Site:
                 "upstream": "things.example.org:443",
                 "root_certificate": "ca.crt",
             },
+            "registry": {"database": "things.sqlite"},
+            "hub": {"database": "memory"},
+            "mqtt:main": {
+                "listen": "127.0.0.1:8883",
+                "proxy_protocol": "10.4.0.0/16",
+                "client_certificate": "required",
+                "password": "required",
+                "client_id": "identity",
+                "denied_publish": "drop",
+                "max_packet_size": 2048,
+                "max_packets_per_second": 41,
+                "keep_alive": 42,
+                "rules": "allow all all",
+                **pair("mqtt"),
+            },
+            "mqtt:far": {
+                "listen": "127.0.0.1:8884",
+                "cn": "id",
+                "password": "ignored",
+                "topics": "allow all all devices/#",
+                "upstream": "mq.example.org:8883",
+                "root_certificate": "ca.crt",
+                "upstream_identity": "gateway",
+                "upstream_user": "gw",
+                "rules": "allow all all",
+            },
         }
         self.cancels = CancelKeys(5.0)
         self.health = HEALTHY
-        self.doors = Doors(lambda: self.state, lambda: self.health, self.cancels)
+        self.time = Time()
+        self.hub = Hub(HubSettings(), MemoryStore(), self.time.clock, self.time.later)
+        self.things = Registry()
+        things: Things = self.things
+        self.doors = Doors(lambda: self.state, lambda: self.health, self.cancels, hub=self.hub, things=things)
         self.state: State
 
     def load(self) -> Config:
@@ -151,6 +198,8 @@ def test_every_listener_and_where_it_listens(site: Site):
         "https:main": (Address("127.0.0.1", 8443),),
         "https:more": (Address("127.0.0.1", 8444),),
         "https:plain": (Address("127.0.0.1", 8445),),
+        "mqtt:main": (Address("127.0.0.1", 8883),),
+        "mqtt:far": (Address("127.0.0.1", 8884),),
         "tunnel:in": (Address("127.0.0.1", 9001),),
         "tunnel:out": (Address("127.0.0.1", 9003),),
         "health": (Address("127.0.0.1", 8001), Address("/run/securegw/health", 0)),
@@ -175,6 +224,7 @@ def test_each_listener_has_its_door(site: Site):
         "postgres:main": (ip_network("10.1.0.0/16"),),
         "https:main": (ip_network("10.2.0.0/16"),),
         "tunnel:in": (ip_network("10.3.0.0/16"),),
+        "mqtt:main": (ip_network("10.4.0.0/16"),),
     }
 
 
@@ -189,6 +239,8 @@ def test_only_who_asks_for_the_health_leaves_no_record(site: Site):
         ("https:main", HTTPSession),
         ("tunnel:in", TunnelSession),
         ("tunnel:out", TunnelSession),
+        ("mqtt:main", MQTTSession),
+        ("mqtt:far", MQTTSession),
         ("health", HealthSession),
     ],
 )
@@ -237,6 +289,33 @@ def test_what_a_tunnel_may(site: Site):
     assert outwards.upstream.name == "tunnel:out"
 
 
+def test_what_an_mqtt_session_may(site: Site):
+    main, far = site.state.access["mqtt:main"], site.state.access["mqtt:far"]
+    assert isinstance(main, MQTTAccess)
+    assert (main.name, main.hub, main.upstream, main.things) == ("main", site.hub, None, site.things)
+    assert (main.client, main.cn, main.fill_password, main.check_password) == ("required", "key", False, True)
+    assert (main.prefix_client_ids, main.drop_denied) == (False, True)
+    assert (main.max_packet, main.packet_rate, main.keep_alive, main.handshake_timeout) == (2048, 41.0, 42, 11)
+    # Who has a broker has nothing to do with the hub.
+    assert (far.name, far.hub, far.things) == ("far", None, site.things)
+    assert far.upstream.name == "mqtt:far"
+    assert far.login == BrokerLogin(False, "gw")
+    assert (far.client, far.cn, far.check_password, len(far.topics.rules)) == ("optional", "id", False, 1)
+
+
+def test_https_routes_lead_to_the_same_mqtt_as_its_own_listener(site: Site):
+    for section in ("https:main", "https:more"):
+        found = site.state.access[section].mqtt
+        assert found == {"main": site.state.access["mqtt:main"], "far": site.state.access["mqtt:far"]}
+
+
+def test_the_hub_and_the_registry_outlive_a_reload(site: Site):
+    before = site.state.access["mqtt:main"]
+    after = site.build().access["mqtt:main"]
+    assert after is not before
+    assert (after.hub, after.things) == (before.hub, before.things) == (site.hub, site.things)
+
+
 def test_https_sessions_share_what_is_known_of_the_upstreams(site: Site):
     """Also those of other listeners, and of after a reload."""
     sessions = [site.session("https:main"), site.session("https:more")]
@@ -269,7 +348,7 @@ def test_the_health_is_that_of_the_moment_when_it_is_asked_for(site: Site):
 # --- reload --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("section", ["postgres:main", "https:main", "tunnel:in", "tunnel:out"])
+@pytest.mark.parametrize("section", ["postgres:main", "https:main", "mqtt:main", "tunnel:in", "tunnel:out"])
 def test_sessions_see_the_newest_state(site: Site, section: str):
     """Those that are open, and those behind a door of before the reload."""
     opened, door, before = site.session(section), site.state.doors[section], site.state.access[section]
@@ -278,7 +357,7 @@ def test_sessions_see_the_newest_state(site: Site, section: str):
     assert after is not before
     assert opened._current() is after
     late: Any = door.session(Asked())
-    assert late._access is after
+    assert (late._current() if section == "mqtt:main" else late._access) is after
 
 
 def test_a_reload_makes_new_doors_with_new_certificates(site: Site):
@@ -333,6 +412,7 @@ def met(certificates: Certificates, section: str, alpn: bytes) -> tuple[str, byt
         ("https:main", "https", b"http/1.1"),
         ("https:more", "more", b"http/1.1"),
         ("https:plain", "shared", b"http/1.1"),
+        ("mqtt:far", "shared", b"mqtt"),
     ],
 )
 def test_each_listener_shows_its_own_certificate(site: Site, section: str, name: str, alpn: bytes):
@@ -367,11 +447,12 @@ def test_each_upstream_with_tls_has_its_context(site: Site):
     certificates, settings = site.state.doors["health"].certificates, site.state.config
     routes = {route.name: route.upstream for route in settings.routes}
     tunnels = {one.name: one.upstream for one in settings.tunnels}
+    (far,) = (one.upstream for one in settings.mqtt if one.upstream)
     contexts = [
         certificates.client(upstream, Login())
-        for upstream in (settings.upstreams["main"], routes["more"], tunnels["out"])
+        for upstream in (settings.upstreams["main"], routes["more"], tunnels["out"], far)
     ]
-    assert len({id(context) for context in contexts}) == 3
+    assert len({id(context) for context in contexts}) == 4
     for plain in (routes["main"], tunnels["in"]):
         with pytest.raises(LookupError):
             certificates.client(plain, Login())
@@ -392,7 +473,7 @@ def test_everything_that_is_wrong_is_told_at_once(site: Site):
     site.sections["route:more"]["root_certificate"] = "route.crt"
     site.sections["tunnel:out"]["root_certificate"] = "remote.crt"
     settings = site.load()
-    _break(site, "postgres.crt", "https.key", "more.crt", "tunnel.crt", "route.crt", "remote.crt", "ca.crt")
+    _break(site, "postgres.crt", "https.key", "more.crt", "tunnel.crt", "mqtt.crt", "route.crt", "remote.crt", "ca.crt")
     problems = Problems()
     problems.add("audit", "file", "was wrong before")
     with pytest.raises(ConfigError) as raised:
@@ -403,6 +484,8 @@ def test_everything_that_is_wrong_is_told_at_once(site: Site):
         ("https:main", "key"),
         ("https:more", "certificate"),
         ("tunnel:in", "certificate"),
+        ("mqtt:main", "certificate"),
+        ("mqtt:far", "root_certificate"),
         ("tls", "client_ca"),
         ("upstream:main", "root_certificate"),
         ("route:more", "root_certificate"),

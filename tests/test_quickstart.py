@@ -28,6 +28,7 @@ from gateway.errors import ConfigError
 from gateway.identity import Identity
 from gateway.policy import Allow, Deny, Policy, Request, parse_rule
 from gateway.quickstart import ROLE, Quickstart, prepare
+from gateway.quickstart_demo import Demo, door
 from gateway.quickstart_pki import TOKEN_SECONDS
 from gateway.routes import Route
 from gateway.settings import (
@@ -269,7 +270,7 @@ def test_private_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
 
 def test_the_cas_key_is_nowhere(first: tuple[Quickstart, Path]) -> None:
     keys = [path for path in private_files(first[1]) if b"PRIVATE KEY" in path.read_bytes()]
-    assert sorted(path.name for path in keys) == ["private.pem", "server.key", "thing.key"]
+    assert sorted(path.name for path in keys) == ["other.key", "private.pem", "server.key", "thing.key"]
 
 
 def test_neither_secrets_nor_the_token_are_in_the_repr(first: tuple[Quickstart, Path]) -> None:
@@ -314,7 +315,7 @@ def test_the_environment_is_what_a_client_of_https_wants(first: tuple[Quickstart
 def test_the_environment_is_quoted_for_the_shell(tmp_path: Path) -> None:
     folder = tmp_path / "it's; a $(folder)"
     folder.mkdir()
-    demo = quickstart._Demo(lambda config: config, {"CA_FILE": str(folder / "ca.crt")}, "", "")
+    demo = Demo(lambda config: config, {"CA_FILE": str(folder / "ca.crt")}, "", ())
     quickstart._write_environment(folder / "quickstart.env", [demo])
     assert environment(folder) == {"CA_FILE": str(folder / "ca.crt")}
 
@@ -323,8 +324,8 @@ def test_clients_are_told_of_a_tcp_port(tmp_path: Path) -> None:
     """libpq speaks no TLS on a Unix socket."""
     path = Address("/run/securegw/.s.PGSQL.6432", 0)
     only, both = replace(LISTENER, listen=(path,)), replace(LISTENER, listen=(path, Address("::1", 7000)))
-    assert quickstart._door([both]) == (both, 7000)
-    assert quickstart._door([only, both, LISTENER]) == (both, 7000)
+    assert door([both]) == (both, 7000)
+    assert door([only, both, LISTENER]) == (both, 7000)
     for changes in ({"postgres": (only,)}, {"https": (replace(SITE, listen=(path,)),)}, {"https": ()}):
         with pytest.raises(ConfigError) as caught:
             prepare(config_in(tmp_path / "var", **changes), print)

@@ -22,7 +22,7 @@ from gateway.quickstart_pki import (
 )
 from tests.pki import Days, issue, make_ca, write_pem
 
-FILES = ("ca.crt", "server.crt", "server.key", "thing.crt", "thing.key")
+FILES = ("ca.crt", "other.crt", "other.key", "server.crt", "server.key", "thing.crt", "thing.key")
 
 
 def silent(_: str) -> None:
@@ -86,6 +86,7 @@ def test_all_have_to_be_in_time(tmp_path: Path, ca: Days, server: Days, thing: D
     write_pem(tmp_path / "ca.crt", authority.certificate)
     issue(authority, valid=server).write(tmp_path, "server")
     issue(authority, valid=thing).write(tmp_path, "thing")
+    issue(authority, valid=GOOD).write(tmp_path, "other")
     assert PKI(tmp_path).good(datetime.now(UTC)) is good
 
 
@@ -108,7 +109,7 @@ def test_nothing_of_a_generation_that_was_begun_remains(tmp_path: Path) -> None:
 
 def test_what_the_certificates_may_be_used_for(tmp_path: Path) -> None:
     pki = make_pki(tmp_path / "pki", silent)
-    for name, purpose in (("server", "serverAuth"), ("thing", "clientAuth")):
+    for name, purpose in (("server", "serverAuth"), ("thing", "clientAuth"), ("other", "clientAuth")):
         leaf = x509.load_pem_x509_certificate((pki.folder / f"{name}.crt").read_bytes())
         (found,) = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         assert found._name == purpose

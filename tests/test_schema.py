@@ -54,13 +54,23 @@ def test_gw_ini_runs_as_it_is() -> None:
     assert config.upstreams == {}
     assert [listener.listen for listener in config.postgres] == [(Address("127.0.0.1", 6432),)]
     assert [listener.listen for listener in config.https] == [(Address("127.0.0.1", 8443),)]
-    assert [(route.name, route.client, route.websocket) for route in config.routes] == [("main", "required", True)]
+    assert [listener.listen for listener in config.mqtt] == [(Address("127.0.0.1", 8883),)]
+    assert [(route.name, route.client, route.websocket, route.serve) for route in config.routes] == [
+        ("main", "required", True, "upstream"),
+        ("http", "required", False, "channels"),
+        ("ws", "required", False, "channels"),
+        ("mqtt", "required", False, "mqtt"),
+    ]
     assert (config.tunnels, config.health, config.configured) == ((), (), False)
     assert config.quickstart_directory == GW_INI.parent.parent / "var"
 
 
 # The quickstart shows WebSockets; everywhere else they have to be asked for.
 NOT_THE_DEFAULT = {("route:main", "websocket"): "yes"}
+# These three are what they are for.
+NOT_THE_DEFAULT |= {(f"route:{name}", "path"): f"/{name}" for name in ("http", "ws", "mqtt")}
+NOT_THE_DEFAULT |= {("route:http", "serve"): "channels", ("route:ws", "serve"): "channels"}
+NOT_THE_DEFAULT |= {("route:mqtt", "serve"): "mqtt"}
 
 
 def test_gw_ini_shows_every_key_with_its_true_default() -> None:
@@ -81,7 +91,7 @@ def test_gw_inis_examples_are_read_without_a_problem(tmp_path: Path) -> None:
     for name in ("issuer.pub", "issuer-next.pub"):
         (tmp_path / name).write_bytes(public_pem())
     write_pem(tmp_path / "adapters-ca.crt", make_ca("adapters").certificate)
-    ini = re.sub(r"(?m)^password_file = .*\n", "", all_on())
+    ini = re.sub(r"(?m)^(upstream_)?password_file = .*\n", "", all_on())
     (tmp_path / "gw.ini").write_text(ini, "utf-8")
     problems = Problems()
     config = load(tmp_path / "gw.ini", {}, tmp_path, problems)

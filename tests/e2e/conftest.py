@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.clients import PASSWORD, ROLE, Program, Site, libpq_with_tls
+from tests.e2e.mqtt_clients import OPENERS as MQTT_OPENERS
+from tests.e2e.mqtt_clients import missing_for_mqtt_js
+from tests.e2e.mqtt_node import Node
+from tests.e2e.mqtt_sites import HUB, MOSQUITTO, MQTTSite
+from tests.e2e.mqtt_vocabulary import Opener
 from tests.e2e.wss_clients import missing_for_node
-from tests.gateways import RunningGateway, behind
+from tests.gateways import RunningGateway, behind, wait_until
+from tests.mosquitto import mosquitto_program
 from tests.servers import PostgresServer, debian_programs
 
 
@@ -79,3 +85,63 @@ def programs(request: pytest.FixtureRequest, embedded_programs: Path) -> dict[st
             pytest.skip("psycopg's binary wheel has no libpq 18 with TLS")
         folder, environment = embedded_programs, {"LD_PRELOAD": str(libpq)}
     return {name: Program(folder / name, environment) for name in ("psql", "pgbench")}
+
+
+# --- MQTT -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> Path:
+    """The broker."""
+    program = mosquitto_program()
+    if program is None:
+        pytest.skip("Mosquitto is not installed")
+    return program
+
+
+@pytest.fixture(scope="session")
+def mosquitto_clients() -> None:
+    for name in ("mosquitto_pub", "mosquitto_sub", "stdbuf"):
+        _need_program(name)
+
+
+@pytest.fixture(scope="session")
+def mqtt_js() -> Iterator[Node]:
+    """One process for all clients of MQTT.js."""
+    missing = missing_for_mqtt_js()
+    if missing:
+        pytest.skip(missing)
+    with Node.running() as node:
+        yield node
+
+
+@pytest.fixture(params=[*MQTT_OPENERS, "mqtt.js"])
+def mqtt_opener(request: pytest.FixtureRequest) -> Opener:
+    if request.param == "mqtt.js":
+        node: Node = request.getfixturevalue("mqtt_js")
+        return node.open
+    return MQTT_OPENERS[request.param]
+
+
+@pytest.fixture(scope="module", params=[HUB, MOSQUITTO])
+def shared_mqtt_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MQTTSite]:
+    """One gateway for the module: once with its own hub, once before a Mosquitto with TLS (verify-full)."""
+    if request.param == MOSQUITTO:
+        request.getfixturevalue("mosquitto")
+    with MQTTSite.running(tmp_path_factory.mktemp("gateway"), request.param, tls=True) as site:
+        yield site
+
+
+@pytest.fixture
+def channel_site(shared_mqtt_site: MQTTSite) -> Iterator[MQTTSite]:
+    """It may keep connections to its broker, for the next POST."""
+    yield shared_mqtt_site
+    shared_mqtt_site.gateway.check_at_rest()
+    shared_mqtt_site.check_no_secret()
+
+
+@pytest.fixture
+def mqtt_site(channel_site: MQTTSite) -> Iterator[MQTTSite]:
+    """Where nobody POSTs."""
+    yield channel_site
+    wait_until(lambda: not channel_site.gateway.pooled(), "the broker is rid of everybody")
