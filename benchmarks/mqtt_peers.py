@@ -157,7 +157,7 @@ stream {{
 
 def start_hub(site: Site, stack: ExitStack) -> Peer:
     port = free_port()
-    return _ready(site, Peer(HUB, port, _gateway(site, port, "[hub]\ndatabase = none\n", stack)))
+    return _ready(site, Peer(HUB, port, _gateway(site, port, "[hub]\ndatabase = memory\n", stack)))
 
 
 def start_front(site: Site, stack: ExitStack) -> Peer:

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -94,6 +95,8 @@ class Gateway(service.Service):
             hub=self._open_hub(settings, problems),
             things=self._registry.things if self._registry else None,
         )
+        if self._registry is not None and self._doors.hub is not None:
+            self._registry.things.deleted = self._doors.hub.end_sessions
         try:
             self._state = self._doors.build(settings, problems)
         except BaseException:
@@ -142,6 +145,7 @@ class Gateway(service.Service):
             ready=bool(self.running and self._listening),
             last_reload_failed=self._reload_failed,
             connections=len(self.connections) if self.connections is not None else 0,
+            registry=self._registry.healthy if self._registry is not None else None,
         )
 
     def reload(self) -> bool:
@@ -179,8 +183,8 @@ class Gateway(service.Service):
             problems.add("audit", "file", "a change needs a restart")
         if settings.registry != now.registry:
             problems.add("registry", "database", "a change in this section needs a restart")
-        if settings.hub != now.hub:
-            problems.add("hub", "database", "a change in this section, or of who has a broker, needs a restart")
+        if _lasting(settings.hub) != _lasting(now.hub):
+            problems.add("hub", "database", "a change in this section needs a restart, and so does a first or last hub")
 
     def _adopt(self, state: State) -> None:
         self._state = state
@@ -319,6 +323,11 @@ class Gateway(service.Service):
             self._log.warn("stopping at once")
             self._stop_quickstart()
             os._exit(1)
+
+
+def _lasting(hub: HubFile | None) -> HubFile | None:
+    """Without what follows from the listeners: it is only a shortcut of the hub's."""
+    return replace(hub, settings=replace(hub.settings, max_packet_size=0)) if hub is not None else None
 
 
 def _registry(reactor: Any, settings: Config) -> Registry | None:

@@ -1,8 +1,8 @@
 """The INI and the environment, read into the frozen tree of `settings`; every mistake is told, all of them at once.
 
-Owns how the sections fit together, and those of PostgreSQL; `config_https` and `config_tunnel` have the others. Refuses
-references to nothing, one address for two listeners, and secrets that are empty. It binds nothing, and reads no file
-but the INI, secrets, public keys and the CAs that rules name; certificates are `certs`' to read.
+Owns how the sections fit together, and those of PostgreSQL; `config_https`, `config_mqtt` and `config_tunnel` have the
+others. Refuses references to nothing, one address for two listeners, and secrets that are empty. It binds nothing, and
+reads no file but the INI, secrets, public keys and the CAs that rules name; certificates are `certs`' to read.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from gateway.upstream import TLSMode, Upstream
 _OWN_KEYS = ("upstream_certificate", "upstream_key")
 # What is about a broker, or about the way to it.
 _ABOUT_BROKERS = ("tls", "root_certificate", "crl", *_OWN_KEYS, "upstream_user", "upstream_password_file")
-_ABOUT_SERVERS = ("password_file", "tls", "root_certificate", "client_certificate", "client_key")
+_ABOUT_SERVERS = ("password", "password_file", "tls", "root_certificate", "client_certificate", "client_key")
 
 
 def _meant(reading: Reading, section: str, key: str) -> bool:
@@ -40,7 +40,7 @@ def registry(reading: Reading, password: str | None) -> RegistrySettings | None:
     values = reading.values("registry")
     database: Path | DatabaseURL | None = values["database"]
     if not isinstance(database, DatabaseURL):
-        for key in ("password", *_ABOUT_SERVERS):
+        for key in _ABOUT_SERVERS:
             if _meant(reading, "registry", key):
                 reading.problems.add("registry", key, "is of use only with database = postgresql://…")
         return RegistrySettings(database, values["stale_after"]) if database is not None else None
@@ -199,6 +199,8 @@ def _login(reading: Reading, section: str, values: Mapping[str, Any]) -> BrokerL
         for key in ("upstream_user", "upstream_password_file"):
             if reading.given(section, key):
                 reading.warnings.append(f"[{section}] {key} is not used with upstream_identity = thing")
+    elif reading.given(section, "upstream") and not reading.given(section, "upstream_password_file"):
+        reading.warnings.append(f"[{section}] upstream_identity = gateway, without a password: the broker trusts us")
     password: bytes | None = None
     path: Path | None = values["upstream_password_file"]
     if path is not None:

@@ -114,6 +114,7 @@ class Doors:
             things=self.things,
             hub=None if one.upstream else self.hub,
             upstream=one.upstream,
+            backends=self.backends,
             login=one.login,
             client=one.tls.client_certificate if one.tls else "none",
             cn=one.cn,

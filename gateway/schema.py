@@ -170,10 +170,12 @@ def receive_maximum(text: str) -> int:
 
 def database(text: str) -> Path | DatabaseURL:
     """The path of a SQLite file, or `postgresql://USER@HOST[:PORT]/NAME`."""
-    return database_url(text) if text.startswith(("postgresql:", "postgres:")) else path(text.removeprefix("sqlite:"))
+    return database_url(text) if text.startswith(("postgresql:", "postgres:")) else path(text)
 
 
 def hub_file(text: str) -> Path | str:
+    if text == "none":
+        raise ValueError("is a path, or memory")
     return text if text == "memory" else path(text)
 
 

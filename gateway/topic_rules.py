@@ -52,9 +52,15 @@ class TopicRule:
         values = {"c": speaker.subject, "u": speaker.user_name, "i": speaker.client_id, "%": "%"}
         asked = _PLACE.findall(self.filter)
         if not all(_is_level(values[place]) for place in asked):
-            return None
+            # Nobody gets around what is denied by a name that is no level: then it is denied whatever the level is.
+            return None if self.allow else _any_level(self.filter)
         about = _PLACE.sub(lambda found: values[found[1]] or "", self.filter)
         return about if _special(about) == _special(self.filter) else None
+
+
+def _any_level(template: str) -> str:
+    """With `+` for each level that has a place in it."""
+    return "/".join("+" if _PLACE.search(level) else level for level in template.split("/"))
 
 
 def _is_level(value: str | None) -> bool:

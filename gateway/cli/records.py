@@ -11,7 +11,7 @@ from gateway.cli.output import compact, record, table
 if TYPE_CHECKING:
     from gateway.registry.ledger import ChannelRecord, ConnectionRecord, ThingRecord
 
-# How much of a key's SHA-256 rules and the audit use as the name of whoever shows it.
+# How much of a key's SHA-256 rules and the audit use as the name of whoever shows it where no registry is asked.
 _KNOWN_AS = 16
 
 

@@ -72,7 +72,8 @@ def list_(installation: Installation, channel: str | None, as_json: bool) -> Non
 def show(installation: Installation, thing: str, as_json: bool) -> None:
     """Show a thing, and the channels that it is connected to.
 
-    Where certificates carry keys, rules and the audit call it what stands at "known as".
+    Rules and the audit call it by its id where channels or MQTT are served, and by what stands at "known as" where a
+    certificate that carries its key is shown for another route.
     """
     with installation.ledger() as ledger:
         found = ledger.thing(thing)

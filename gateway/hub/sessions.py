@@ -28,6 +28,9 @@ from gateway.wire.mqtt_topics import shared
 # MQTT-3.1.2.11.3: when the client does not say how much it takes.
 _ANY_WINDOW: Final = 65_535
 
+# After a restart clients have so long to come back before their wills are published.
+RETURN_SECONDS: Final = 10.0
+
 
 class Sessions:
     """publish: what is to be done with a will. stirred: called when others may have got something. dirty: of the hub's
@@ -315,6 +318,9 @@ class Sessions:
         if left <= 0 or self.offline > self._settings.max_sessions:
             self.end(session)
             return
+        if session.will is not None and session.will.due is None:
+            # That of a process is no death of its clients, and until they are back it is known again what they may.
+            session.will.due = now + max(session.will.delay, RETURN_SECONDS)
         self._await_will(session)
         session.timer = self._later(left, lambda: self._expired(session))
         self._record(session)

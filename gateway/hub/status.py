@@ -14,8 +14,8 @@ from gateway.hub.message import Message
 
 @dataclass(slots=True)
 class Counters:
-    """Messages since the start. received: from clients; sent: meant for clients; dropped: of
-    these, what they could not be sent."""
+    """Messages since the start. received: from clients; sent: meant for clients; dropped: of these, what they could not
+    be sent."""
 
     received: int = 0
     sent: int = 0

@@ -86,6 +86,7 @@ class Driver:
         "_header",
         "_held",
         "_house",
+        "_lasting",
         "_moved",
         "_moved_at",
         "_opened_at",
@@ -117,7 +118,7 @@ class Driver:
         self._events: list[Event] = []
         self._running = self._over = False
         self._where = ""
-        self._held = self._congested = False
+        self._held = self._congested = self._lasting = False
         self._deadline = Deadline(house.reactor, self._deadline_passed)
         self._expires = 0.0
         self._opened_at = self._moved_at = house.now()
@@ -206,9 +207,6 @@ class Driver:
             self._end("a bug in the gateway (see its log)")
         finally:
             self._running = False
-
-    def _transport(self, side: Side) -> Transport | None:
-        return self._client if side is Side.CLIENT else self._upstream
 
     def _side(self, transport: Transport) -> Side:
         return Side.CLIENT if transport is self._client else Side.UPSTREAM
@@ -393,6 +391,8 @@ class Driver:
                 client.abort()
 
     def _record(self, command: RequestRecord) -> None:
+        # What has become a WebSocket does not end with a request.
+        self._lasting = command.status == 101
         if not self._where:
             self._where = audit.whence(self.number, self._door.name, str(self._peer))
         self._house.write_audit(audit.request_record(self._house.now(), self._where, command))
@@ -485,7 +485,7 @@ class Driver:
         else:
             self._relay.cut(reason)
         self._client.close(broken=broken)
-        if self._relay is not None or not self._where:
+        if self._relay is not None or self._lasting or not self._where:
             self._audit_end(reason)
         # These hold this driver: without this only the garbage collector would free it and its transports.
         self._relay, self._session = None, _OVER

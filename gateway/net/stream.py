@@ -243,7 +243,7 @@ class RawTLSStream(TLSStream):
         return self._write(_ffi.from_buffer(data), len(data), sent) if sent > 0 else self._blocked_write(sent)
 
     def _write(self, data: Any, size: int, sent: int = 0) -> int:
-        """From where that array of C's is: nothing is copied but into the records. sent: so many of them were before."""
+        """From where that array of C's is: nothing is copied but into the records. sent: so many were before."""
         while sent < size:
             result = _lib.SSL_write(self._ssl, data + sent, size - sent)
             if result <= 0:

@@ -53,7 +53,7 @@ class Book:
     """A `gateway.things.Things`.
 
     stale_after: seconds that what is known counts after `lost`. later: calls after so many seconds, as a reactor's
-    callLater.
+    callLater. deleted: told of each thing that is not there any more, after those who watch it.
     """
 
     def __init__(self, stale_after: float, later: Callable[[float, Callable[[], None]], Timer]) -> None:
@@ -64,6 +64,7 @@ class Book:
         self._watches: dict[str, dict[_Watch, None]] = {}
         self._available = False
         self._timer: Timer | None = None
+        self.deleted: Callable[[str], None] = lambda _: None
 
     # --- what sessions ask ------------------------------------------------------------------------------------------
 
@@ -111,6 +112,7 @@ class Book:
         self._channels = snapshot.channels
         self.found()
         self._tell((name, before.get(name)) for name in tuple(self._watches))
+        self._tell_deleted(before)
 
     def apply(self, changes: Changes) -> None:
         """This is different now. Found, if the source was lost."""
@@ -124,6 +126,7 @@ class Book:
             (self._channels.add if there else self._channels.discard)(channel)
         self.found()
         self._tell(before.items())
+        self._tell_deleted(name for name, entry in before.items() if entry is not None)
 
     def lost(self) -> None:
         """The source is away from now on. Once is enough."""
@@ -166,6 +169,11 @@ class Book:
     def _tell(self, before: Iterable[tuple[str, Entry | None]]) -> None:
         found = ((name, _difference(old, self._things.get(name))) for name, old in before if name in self._watches)
         self._tell_each((watch, change) for name, change in found if change for watch in self._watches[name])
+
+    def _tell_deleted(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self._things:
+                self.deleted(name)
 
     def _tell_each(self, told: Iterable[tuple[_Watch, Change]]) -> None:
         """Only once it is clear who is told what: they may stop each other, ask, and watch anew.

@@ -33,6 +33,12 @@ class Backends:
         # Each group by itself: the next of those that are up does not get what was meant for one that is down.
         return [*_rotated(up, turn), *_rotated(down, turn)]
 
+    def preferred(self, dials: Sequence[Dial]) -> Sequence[Dial]:
+        """The same where they do not take turns: in their own order, but for those that failed lately."""
+        now = self._clock()
+        down = [dial for dial in dials if self._down.get(dial.name, 0.0) > now]
+        return [*(dial for dial in dials if dial not in down), *down]
+
     def failed(self, dial: Dial) -> None:
         self._down[dial.name] = self._clock() + DOWN_SECONDS
 

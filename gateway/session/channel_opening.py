@@ -1,8 +1,8 @@
 """A request for a WebSocket in a channel, up to the answer: with the hub at once, with a broker once that has let us in
 and has acknowledged the subscription.
 
-Owns the one audit record, and the beginning of the watch over the thing. Refuses with a status what would only be a
-Close after the upgrade.
+Owns the one audit record of the request, and the beginning of the watch over the thing. Refuses with a status what
+would only be a Close after the upgrade.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from gateway.session.vocabulary import (
     Command,
     Data,
     Dismissed,
-    Enter,
     Event,
     Hold,
     Lost,
@@ -146,7 +145,7 @@ class Opening:
         )
         proceed = (Proceed(),) if self.held else ()
         told = Send(Side.CLIENT, switching(self._key))
-        return told, self._record, Enter(), *proceed, *self.socket.begin()
+        return told, self._record, *proceed, *self.socket.begin()
 
     def _close_record(self) -> None:
         self._record.upstream = None if self._approach is None else self._approach.upstream

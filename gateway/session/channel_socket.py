@@ -71,7 +71,7 @@ _PUBLIC: Final = {GOING_AWAY: SHUTDOWN, POLICY: FORBIDDEN, TRY_LATER: UNAVAILABL
 
 
 class ChannelSocket:
-    """`handle(event) -> [command]` from the upgrade on."""
+    """`handle(event) -> [command]` from the upgrade on. sent, received: bytes of frames, to and from the client."""
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class ChannelSocket:
         terms: Terms,
     ) -> None:
         self._request, self._thing, self._rights, self._watch = request, thing, rights, watch
+        self.sent = self.received = 0
         self._station, self._questions, self._clock, self._expires = station, questions, terms.clock, terms.expires
         self._messages = ClientMessages(request.place.room)
         self._topic = request.place.topic
@@ -111,6 +112,7 @@ class ChannelSocket:
 
     def _data(self, event: Data) -> Sequence[Command]:
         self._heard = True
+        self.received += len(event.data)
         messages, commands = self._messages, list[Command]()
         messages.receive(event.data)
         try:
@@ -152,13 +154,13 @@ class ChannelSocket:
         """The end, once what the client has said before is on its way."""
         if self._goodbye is None or self._station.held:
             return ()
-        return *self._stop(), Close(self._told("the client has closed the WebSocket"), close_frame(self._goodbye))
+        return self._close("the client has closed the WebSocket", close_frame(self._goodbye))
 
     # --- to the client ----------------------------------------------------------------------------------------------
 
     def _mailed(self, event: Mail) -> Sequence[Command]:
         if not self._waiting and not self._questions.congested():
-            return (Send(Side.CLIENT, event.data),)
+            return self._sent(event.data)
         if self._waiting_size + len(event.data) <= MAX_WAITING:
             self._waiting.append(event.data)
             self._waiting_size += len(event.data)
@@ -174,12 +176,19 @@ class ChannelSocket:
         data = b"".join(self._waiting)
         self._waiting.clear()
         self._waiting_size = self._dropped = 0
+        return self._sent(data)
+
+    def _sent(self, data: bytes) -> Sequence[Command]:
+        self.sent += len(data)
         return (Send(Side.CLIENT, data),)
 
     # --- from elsewhere ---------------------------------------------------------------------------------------------
 
     def _of_upstream(self, event: Event) -> Sequence[Command]:
         commands = self._station.handle(event)
+        for command in commands:
+            if isinstance(command, Send) and command.side is Side.CLIENT:
+                self.sent += len(command.data)
         return *commands, *self._goodbyes()
 
     def _dismissed(self, event: Dismissed) -> Sequence[Command]:
@@ -198,7 +207,7 @@ class ChannelSocket:
             raise Parting(TRY_LATER, "the broker does not take what it is sent")
         # Who is not read cannot be heard.
         if not self._heard and not self._station.held:
-            return *self._stop(), Close(self._told("the client does not answer"))
+            return self._close("the client does not answer")
         self._heard = False
         self._next_ping = now + self._station.interval
         return Send(Side.CLIENT, ping_frame()), *self._station.tick(deaf=event.stalled is Side.CLIENT), self._deadline()
@@ -213,17 +222,20 @@ class ChannelSocket:
     def _part(self, code: int, reason: str, public: str = "") -> Sequence[Command]:
         """public: what the client is told."""
         told = public or _PUBLIC.get(code, "")
-        return *self._stop(), Close(self._told(reason), close_frame(code, told.encode("ascii")))
-
-    def _told(self, reason: str) -> str:
-        return f"{reason} ({self._dropped} messages for it were dropped)" if self._dropped else reason
+        return self._close(reason, close_frame(code, told.encode("ascii")))
 
     def _lost(self, event: Lost) -> Sequence[Command]:
-        return *self._stop(), Close(self._told(event.reason))
+        return self._close(event.reason)
 
     def _ended(self, _: Ended) -> Sequence[Command]:
+        """Of a connection that was cut."""
         self._stop()
         return ()
+
+    def _close(self, reason: str, farewell: bytes = b"") -> Sequence[Command]:
+        if self._dropped:
+            reason += f" ({self._dropped} messages for it were dropped)"
+        return *self._stop(), Close(reason, farewell)
 
     def _stop(self) -> Sequence[Command]:
         self._over = True

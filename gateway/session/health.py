@@ -42,11 +42,13 @@ class Health:
     """How the gateway is. ready: it takes new connections. connections: how many there are.
 
     last_reload_failed: what it runs with is older than what is configured; it works, but somebody has to know.
+    registry: whether its database can be read; None: there is none. For a while what is known counts.
     """
 
     ready: bool
     last_reload_failed: bool
     connections: int
+    registry: bool | None = None
 
 
 class State(Enum):
@@ -104,7 +106,9 @@ class HealthSession:
         health = self._current()
         reload = "failed" if health.last_reload_failed else "ok"
         state = {"status": "ready"} if health.ready else _DRAINING
-        answer = {**state, "reload": reload, "connections": health.connections}
+        answer: dict[str, object] = {**state, "reload": reload, "connections": health.connections}
+        if health.registry is not None:
+            answer["registry"] = "ok" if health.registry else "away"
         return self._say(200 if health.ready else 503, answer, head.method)
 
     # --- ends -------------------------------------------------------------------------------------------------------

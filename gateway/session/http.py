@@ -407,7 +407,10 @@ class HTTPSession:
     def _ended(self) -> Sequence[Command]:
         self._state = State.CLOSED
         if self._socket is not None:
-            return self._socket.handle(Ended())
+            commands = self._socket.handle(Ended())
+            if isinstance(self._socket, ChannelSocket):
+                self.facts.sent, self.facts.received = self._socket.sent, self._socket.received
+            return commands
         commands = () if self._exchange is None else self._exchange.abandon("the connection was ended")
         self._exchange = None
         return commands

@@ -60,9 +60,8 @@ class State(Enum):
 class MQTTSession:
     """`handle(event) -> [command]`. current: the listener's access now. clock: seconds since the epoch."""
 
-    # Made with the handshake, and with the verdict.
+    # Made with the handshake.
     _caller: Caller
-    _link: HubLink | BrokerLink
 
     __slots__ = (
         "_asked",
@@ -87,6 +86,7 @@ class MQTTSession:
         self._buffer = bytearray()
         self._over_limit = False
         self._sent = self._received = 0
+        self._link: HubLink | BrokerLink | None = None
 
     def handle(self, event: Event) -> Sequence[Command]:
         state = self._state
@@ -102,13 +102,15 @@ class MQTTSession:
     def _linked(self, event: Event) -> Sequence[Command]:
         if type(event) is Data and event.side is Side.CLIENT:
             self._received += len(event.data)
-        return self._answered(self._link.handle(event))
+        link = self._link
+        assert link is not None  # the state says so
+        return self._answered(link, link.handle(event))
 
-    def _answered(self, commands: Sequence[Command]) -> Sequence[Command]:
+    def _answered(self, link: HubLink | BrokerLink, commands: Sequence[Command]) -> Sequence[Command]:
         for command in commands:
             if type(command) is Send and command.side is Side.CLIENT:
                 self._sent += len(command.data)
-        if self._link.over:
+        if link.over:
             self._state = State.CLOSED
         return commands
 
@@ -204,7 +206,7 @@ class MQTTSession:
         self._link, self._state = link, State.LINK
         if access.hub is not None:
             self.facts.decision, self.facts.client_id = "allowed", entry.connect.client_id
-        return self._answered((*commands, *link.handle(Data(Side.CLIENT, rest))) if rest else commands)
+        return self._answered(link, (*commands, *link.handle(Data(Side.CLIENT, rest))) if rest else commands)
 
     def _refuse(self, version: Version, code: Reason, reason: str) -> Sequence[Command]:
         return self._close(reason, refusal(code, version))
@@ -225,8 +227,9 @@ class MQTTSession:
 
     def _ended(self, _: Ended) -> Sequence[Command]:
         """Of a connection that was cut: whoever is not there to say goodbye leaves a Will."""
-        if self._state is State.LINK:
+        if self._link is not None:
             self._link.close(will=True)
+            self.facts.dropped = self._link.dropped or None
         self.facts.sent, self.facts.received = self._sent, self._received
         self._state = State.CLOSED
         return ()

@@ -7,6 +7,7 @@ from typing import Final
 
 from gateway.admission import Admission
 from gateway.hub.hub import Hub
+from gateway.session.backends import Backends
 from gateway.things import Things
 from gateway.topic_rules import TopicRules
 from gateway.upstream import Upstream
@@ -29,7 +30,8 @@ class MQTTAccess:
     """One `[mqtt:NAME]`. All times are in seconds. eq: told apart by which one it is, as a reload makes a new one.
 
     things: None where there is no registry; then `topics` says what may be said where, and certificates alone who is
-    there. hub: the embedded one; None where there is an `upstream`, named `mqtt:NAME`.
+    there. hub: the embedded one; None where there is an `upstream`, named `mqtt:NAME`. backends: which of its addresses
+    have failed lately; None: nobody remembers.
     client, cn, identity: as of a route. fill_password: who shows a certificate with a key in it may leave the password
     out. check_password: with cn = id it is compared with the thing's key.
     prefix_client_ids: whoever it is may choose any client id, which is kept apart from those of others; otherwise it
@@ -45,6 +47,7 @@ class MQTTAccess:
     things: Things | None = None
     hub: Hub | None = None
     upstream: Upstream | None = None
+    backends: Backends | None = None
     login: BrokerLogin = AS_THING
     client: str = "required"
     cn: str = "key"

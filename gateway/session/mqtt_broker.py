@@ -40,7 +40,7 @@ from gateway.session.vocabulary import (
     StartTLS,
     TimedOut,
 )
-from gateway.upstream import Address, TLSMode
+from gateway.upstream import TLSMode
 from gateway.wire import mqtt
 from gateway.wire.mqtt_packets import (
     NOTHING,
@@ -57,6 +57,8 @@ from gateway.wire.mqtt_packets import (
 
 # What may have been read behind CONNECT before the client is held: two reads of the driver's.
 _MAX_AHEAD: Final = 131_072
+# How a broker that does not know 5.0 says so (3.1.1: 3.2.2.3), in a form that 5.0 does not have.
+_TOO_NEW: Final = mqtt.serialize(ConnAck(False, Refusal.UNACCEPTABLE_PROTOCOL_VERSION), Version.V311)
 # With these a broker speaks of the client's own credentials (MQTT-3.2.2.2; 3.1.1: 3.2.2.3).
 _OF_CREDENTIALS: Final[dict[Version, set[int]]] = {
     Version.V311: {Refusal.BAD_USER_NAME_OR_PASSWORD, Refusal.NOT_AUTHORIZED},
@@ -88,7 +90,9 @@ class BrokerLink(Link[bool]):
         # A broker need not know 3.1, whose packets are the same (3.1.1: appendix B has no difference in them).
         self.spoken = Version.V5 if self.version is Version.V5 else Version.V311
         self._facts = facts
-        self._addresses: list[Address] = list(self.upstream.addresses)
+        dials = [Dial(self.upstream, one, name=(self.upstream.name, str(one))) for one in self.upstream.addresses]
+        self._dials = list(self.access.backends.preferred(dials) if self.access.backends else dials)
+        self._dial = dials[0]
         self._state = State.DIALING
         self._ahead = bytearray()
         self._gathered = bytearray()
@@ -103,20 +107,27 @@ class BrokerLink(Link[bool]):
         self.held = True
         return Hold(), *self._next_address("the broker has no address")
 
-    def _next_address(self, failure: str) -> Sequence[Command]:
-        if not self._addresses:
-            return self._refuse(Reason.SERVER_UNAVAILABLE, failure)
-        address = self._addresses.pop(0)
+    def _next_address(self, failure: str, code: Reason = Reason.SERVER_UNAVAILABLE) -> Sequence[Command]:
+        """failure, code: what the client is refused with where there is none."""
+        if not self._dials:
+            return self._refuse(code, failure)
+        self._dial = self._dials.pop(0)
         self._state = State.DIALING
         self._gathered.clear()
-        self._facts.upstream = f"{self.upstream.name} {address}"
-        return SetDeadline(self.upstream.connect_timeout), Dial(self.upstream, address)
+        self._facts.upstream = f"{self.upstream.name} {self._dial.address}"
+        return SetDeadline(self.upstream.connect_timeout), self._dial
 
-    def _failed(self, event: Lost) -> Sequence[Command]:
-        return self._next_address(f"upstream {self._facts.upstream}: {event.reason}")
+    def _failed(self, reason: str, code: Reason = Reason.SERVER_UNAVAILABLE) -> Sequence[Command]:
+        """That address is of no use at present."""
+        if self.access.backends is not None:
+            self.access.backends.failed(self._dial)
+        return self._next_address(f"upstream {self._facts.upstream}: {reason}", code)
+
+    def _unreachable(self, event: Lost) -> Sequence[Command]:
+        return self._failed(event.reason)
 
     def _too_slow(self, _: TimedOut) -> Sequence[Command]:
-        return self._next_address(f"upstream {self._facts.upstream}: it took longer than connect_timeout")
+        return self._failed("it took longer than connect_timeout")
 
     def _dialed(self, _: Dialed) -> Sequence[Command]:
         if self.upstream.tls.mode is TLSMode.DISABLE:
@@ -163,6 +174,8 @@ class BrokerLink(Link[bool]):
         """The broker's CONNACK, and perhaps what it has kept for the client behind it."""
         self._gathered += event.data
         data = self._gathered
+        if self.spoken is Version.V5 and data == _TOO_NEW:
+            return self._refuse(Reason.UNSUPPORTED_PROTOCOL_VERSION, "the broker does not speak MQTT 5")
         try:
             found = mqtt.frame(data, 0, self.access.max_packet)
             if found is None or found[1] > len(data):
@@ -170,9 +183,9 @@ class BrokerLink(Link[bool]):
             body, end = found
             packet = mqtt.parse(data, 0, body, end, self.spoken)
         except Malformed as malformed:
-            return self._refuse(Reason.SERVER_UNAVAILABLE, f"the broker's answer: {malformed}")
+            return self._failed(f"its answer: {malformed}")
         if not isinstance(packet, ConnAck):
-            return self._refuse(Reason.SERVER_UNAVAILABLE, "the broker's answer is no CONNACK")
+            return self._failed("its answer is no CONNACK")
         if packet.code:
             return self._refused(packet)
         rest, ahead = bytes(data[end:]), bytes(self._ahead)
@@ -183,13 +196,13 @@ class BrokerLink(Link[bool]):
     def _refused(self, answer: ConnAck) -> Sequence[Command]:
         """What the broker thinks of our own credentials is not the client's business."""
         reason = f"the broker refused the login with code {answer.code}"
-        if self.access.login.as_thing and answer.code in _OF_CREDENTIALS[self.spoken]:
-            code = Reason.NOT_AUTHORIZED
-        elif answer.code in (Reason.UNSUPPORTED_PROTOCOL_VERSION, Reason.SERVER_BUSY, Reason.QUOTA_EXCEEDED):
-            code = Reason(answer.code)
-        else:
-            code = Reason.SERVER_UNAVAILABLE
-        return self._refuse(code, reason)
+        if answer.code in _OF_CREDENTIALS[self.spoken]:
+            ours = not self.access.login.as_thing
+            return self._refuse(Reason.SERVER_UNAVAILABLE if ours else Reason.NOT_AUTHORIZED, reason)
+        if answer.code in (Reason.UNSUPPORTED_PROTOCOL_VERSION, Refusal.UNACCEPTABLE_PROTOCOL_VERSION):
+            return self._refuse(Reason.UNSUPPORTED_PROTOCOL_VERSION, reason)
+        busy = answer.code in (Reason.SERVER_BUSY, Reason.QUOTA_EXCEEDED)
+        return self._failed(reason, Reason(answer.code) if busy else Reason.SERVER_UNAVAILABLE)
 
     def _refuse(self, code: Reason, reason: str) -> Sequence[Command]:
         """The client has not heard a CONNACK yet."""
@@ -198,6 +211,8 @@ class BrokerLink(Link[bool]):
 
     def _open(self, answer: ConnAck, ahead: bytes, rest: bytes) -> Sequence[Command]:
         self._state, self.held = State.OPEN, False
+        if self.access.backends is not None:
+            self.access.backends.worked(self._dial)
         self._facts.decision, self._facts.client_id = "allowed", self.entry.connect.client_id
         self._aliases_there = min(answer.properties.topic_alias_maximum or 0, TOPIC_ALIASES)
         properties = self._terms(answer.properties) if self.version is Version.V5 else NOTHING
@@ -298,12 +313,13 @@ class BrokerLink(Link[bool]):
     def part(self, code: Reason, reason: str, *, will: bool = True) -> Sequence[Command]:
         if self._state is not State.OPEN:
             return self._refuse(code, reason)
-        commands = super().part(code, reason, will=will)
+        # What passed before what went wrong is on its way, as it is to the hub.
+        passed = self._mediation.flush(self.frames.data)
+        commands = HangUp(orderly=True), *super().part(code, reason, will=will)
         if code in (Reason.NOT_AUTHORIZED, Reason.ADMINISTRATIVE_ACTION):
             # Whoever has lost its rights has no last word either, so the broker has to think that it has said goodbye.
-            goodbye = mqtt.serialize(Disconnect(), self.spoken)
-            return Send(Side.UPSTREAM, goodbye), HangUp(orderly=True), *commands
-        return commands
+            return *passed, Send(Side.UPSTREAM, mqtt.serialize(Disconnect(), self.spoken)), *commands
+        return *passed, *commands
 
     def left(self, *, will: bool, session_expiry: int | None = None) -> None:
         """The broker sees it by itself."""
@@ -331,7 +347,7 @@ _ON_THE_WAY: dict[tuple[State, type[Event], Side | None], _Step] = {
     (State.DIALING, Dialed, None): BrokerLink._dialed,
     (State.SECURING, Secured, Side.UPSTREAM): BrokerLink._secured,
     (State.LOGIN, Data, Side.UPSTREAM): BrokerLink._answered,
-    **{(state, Lost, Side.UPSTREAM): BrokerLink._failed for state in _WAY},
+    **{(state, Lost, Side.UPSTREAM): BrokerLink._unreachable for state in _WAY},
     **{(state, TimedOut, None): BrokerLink._too_slow for state in _WAY},
     **{(state, Data, Side.CLIENT): BrokerLink.early for state in _WAY},
     **{(state, Lost, Side.CLIENT): BrokerLink.lost for state in _WAY},

@@ -81,15 +81,15 @@ class HubLink(Link[Topic]):
         attached = self._attached = hub.attach(entry.owner, entry.connect, self, entry.permission)
         attached.start()
         hub.flush()
-        properties = self._terms() if self.version is Version.V5 else NOTHING
+        properties = self._terms(attached) if self.version is Version.V5 else NOTHING
         return (
             to_client(ConnAck(attached.session_present, 0, properties), self.version),
             Enter(),
             self.deadline(),
-            *self._gathered(),
+            *self._together(),
         )
 
-    def _gathered(self) -> Sequence[Command]:
+    def _together(self) -> Sequence[Command]:
         """What has come together; if that is enough for once, the rest comes when it is sent."""
         answers, self._answers = self._answers, []
         if self._more:
@@ -97,13 +97,13 @@ class HubLink(Link[Topic]):
         self._waiting, self._busy, self._more = 0, False, False
         return answers
 
-    def _terms(self) -> Properties:
+    def _terms(self, attached: Attached) -> Properties:
         """What 5.0 tells a client of what holds here (MQTT-3.2.2.3)."""
         connect, settings = self.entry.connect, self._hub.settings
-        expiry, granted = connect.properties.session_expiry or 0, settings.max_session_expiry
+        granted = attached.session_expiry
         alive = keep_alive(connect, self.access)
         return Properties(
-            session_expiry=granted if expiry > granted else None,
+            session_expiry=granted if granted != (connect.properties.session_expiry or 0) else None,
             receive_maximum=settings.receive_maximum,
             maximum_packet_size=self.access.max_packet,
             assigned_client_identifier=self.entry.assigned,
@@ -131,7 +131,7 @@ class HubLink(Link[Topic]):
 
     def heard(self) -> Sequence[Command]:
         self._hub.flush()
-        answers = self._gathered()
+        answers = self._together()
         return (*answers, *self.hold()) if self.asked.congested() else answers
 
     def _publish(self, packet: Publish) -> None:
@@ -147,8 +147,8 @@ class HubLink(Link[Topic]):
         self._attached.publish(packet)
 
     def _deny(self, packet: Publish) -> None:
-        """Musts: 5.0 has a code for it, if there is an acknowledgement to put it in; before that, there is only the
-        end of the connection."""
+        """5.0 has a code for it, where there is an acknowledgement to put it in (MQTT-3.4.2.1, 3.5.2.1); elsewhere
+        there is only the end of the connection."""
         assert self._attached is not None  # the link has begun
         if not self.access.drop_denied and not (self.version is Version.V5 and packet.qos):
             raise Ending(Reason.NOT_AUTHORIZED, "it may not publish to that topic")
@@ -182,6 +182,10 @@ class HubLink(Link[Topic]):
     def filters(self) -> Sequence[str]:
         return self._attached.filters if self._attached is not None else ()
 
+    @property
+    def dropped(self) -> int:
+        return self._attached.dropped if self._attached is not None else 0
+
     # --- what the hub says ------------------------------------------------------------------------------------------
 
     def deliver(self, data: bytes) -> None:
@@ -213,7 +217,7 @@ class HubLink(Link[Topic]):
         self._busy = True
         self._attached.drained()
         self._hub.flush()
-        return *self._gathered(), *super().drained(event)
+        return *self._together(), *super().drained(event)
 
     def left(self, *, will: bool, session_expiry: int | None = None) -> None:
         if self._attached is not None:

@@ -62,6 +62,8 @@ TOPIC_ALIASES: Final = 64
 # Topics and filters that one client was refused and that are remembered, and told the audit; and how much of each.
 MAX_DENIED: Final = 64
 MAX_TOLD: Final = 256
+# A client that sends, but does not take what it is sent, is waited for so long (seconds).
+_STUCK: Final = 60.0
 # What is left to a client that was slowed down: as if it had been at rest for so long.
 _BURST_SECONDS: Final = 1.0
 
@@ -72,7 +74,7 @@ _CHANGES: Final = {
     Change.UNKNOWN: (Reason.SERVER_UNAVAILABLE, "the registry cannot be asked"),
 }
 
-
+# What a session ends with, and CONNACK has no place for (MQTT-3.2.2.2).
 _INSTEAD: Final = {
     Reason.ADMINISTRATIVE_ACTION: Reason.NOT_AUTHORIZED,
     Reason.SERVER_SHUTTING_DOWN: Reason.SERVER_UNAVAILABLE,
@@ -97,8 +99,8 @@ class Ending(Exception):
 class Link(Generic[T]):
     """`handle(event) -> [command]`, from the verdict about CONNECT on. T: what stands for a topic.
 
-    current: the listener's access now. clock: seconds since the epoch. over: nothing
-    more is to be done. held: the client is not read at present.
+    current: the listener's access now. clock: seconds since the epoch. quick: of `Frames`. over: nothing more is to be
+    done. held: the client is not read at present.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class Link(Generic[T]):
         self.keep_alive(keep_alive(entry.connect, self.access))
         self._heard_at = clock()
         self._level, self._level_at = (self.access.packet_rate or 0.0) * _BURST_SECONDS, self._heard_at
-        self._slowed_until = 0.0
+        self._slowed_until = self._held_at = 0.0
         self._watch: Watch | None = None
 
     # --- what every link does in its own way ------------------------------------------------------------------------
@@ -169,10 +171,8 @@ class Link(Generic[T]):
             else:
                 self._single(item)
             if self.over:
-                return (Close("the client has disconnected"),)
-        commands = self.heard()
-        if self._denials:
-            commands, self._denials = (*self._denials, *commands), []
+                return self._with_denials((Close("the client has disconnected"),))
+        commands = self._with_denials(self.heard())
         rate = self.access.packet_rate
         if rate is not None:
             commands = (*commands, *self._slow_down(rate))
@@ -180,8 +180,6 @@ class Link(Generic[T]):
 
     def _single(self, single: Single) -> None:
         packet = single.packet
-        if isinstance(packet, Connect):
-            raise Ending(Reason.PROTOCOL_ERROR, "a second CONNECT")
         if isinstance(packet, _OF_SERVERS):
             raise Ending(Reason.PROTOCOL_ERROR, f"{type(packet).__name__} from a client")
         if isinstance(packet, Auth):
@@ -198,10 +196,11 @@ class Link(Generic[T]):
             return self.part(Reason.NOT_AUTHORIZED, "the client certificate has expired")
         if self._keep_alive and not self.held and now - self._heard_at >= self._keep_alive:
             return self.part(Reason.KEEP_ALIVE_TIMEOUT, "the client was silent for longer than its keep-alive")
+        if self._is_stuck(now):
+            return self.part(Reason.QUOTA_EXCEEDED, "the client does not take what it is sent")
         more: Sequence[Command] = ()
         if self._slowed_until and self._slowed_until <= now:
-            # What it has sent meanwhile was not read: it was not silent.
-            self._slowed_until, self._heard_at = 0.0, now
+            self._slowed_until, self._held_at = 0.0, now
             more = self.release()
         return self.deadline(), *more
 
@@ -228,6 +227,8 @@ class Link(Generic[T]):
             due.append(self._heard_at + self._keep_alive)
         if self._slowed_until:
             due.append(self._slowed_until)
+        elif self.held:
+            due.append(self._held_at + _STUCK)
         first = min(due)
         return SetDeadline(None if first == math.inf else max(first - now, 0.001))
 
@@ -239,17 +240,21 @@ class Link(Generic[T]):
         if level >= 0:
             return ()
         self._slowed_until = now - level / rate
-        return *self.hold(), self.deadline()
+        return self.hold() or (self.deadline(),)
 
     def hold(self) -> Sequence[Command]:
         """Read nothing more of the client for now."""
         if self.held:
             return ()
-        self.held = True
-        return (Hold(),)
+        self.held, self._held_at = True, self.clock()
+        return Hold(), self.deadline()
+
+    def _is_stuck(self, now: float) -> bool:
+        return self.held and not self._slowed_until and now - self._held_at >= _STUCK
 
     def release(self) -> Sequence[Command]:
-        """Read again, unless there is another reason not to."""
+        """Read again, unless there is another reason not to. What was sent meanwhile was not read, so it was no
+        silence."""
         if not self.held or self._slowed_until or self.asked.congested():
             return ()
         self.held, self._heard_at = False, self.clock()
@@ -326,6 +331,11 @@ class Link(Generic[T]):
             self._denied.add((action, topic))
             self._denials.append(Denial(action, topic[:MAX_TOLD]))
 
+    def _with_denials(self, commands: Sequence[Command]) -> Sequence[Command]:
+        """First what the audit is to be told of this read."""
+        denials, self._denials = self._denials, []
+        return (*denials, *commands) if denials else commands
+
     def topic_of(self, packet: Publish) -> str:
         """Of that packet, whose topic may be an alias (MQTT-3.3.2.3.4). Raises Ending."""
         alias = packet.properties.topic_alias
@@ -348,12 +358,16 @@ class Link(Generic[T]):
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
+    @property
+    def dropped(self) -> int:
+        """Messages that were for the client, and that it did not take in time; as far as they were ours to drop."""
+        return 0
+
     def part(self, code: Reason, reason: str, *, will: bool = True) -> Sequence[Command]:
         """DISCONNECT, which only 5.0 has from a server (MQTT-3.14), and the end."""
         revoked = code in (Reason.NOT_AUTHORIZED, Reason.ADMINISTRATIVE_ACTION)
         self.close(will=will and not revoked)
-        denials, self._denials = self._denials, []
-        return (*denials, Close(reason, farewell(code, self.version)))
+        return self._with_denials((Close(reason, farewell(code, self.version)),))
 
     def close(self, *, will: bool, session_expiry: int | None = None) -> None:
         """Once: everything that was registered is given back."""

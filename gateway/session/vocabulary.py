@@ -383,7 +383,8 @@ class Facts:
     """What the audit record says of a session; filled in by the session as it learns, read by the driver.
 
     user: what the client called itself. subject: what was proven, by the token `jti` or the certificate `serial`.
-    client_id: of MQTT. sent, received: bytes to and from the client, once they are known.
+    client_id: of MQTT. sent, received: bytes to and from the client, once they are known. dropped: messages that were
+    for it, and that it did not take in time.
     """
 
     user: str | None = None
@@ -400,6 +401,7 @@ class Facts:
     client_id: str | None = None
     sent: int | None = None
     received: int | None = None
+    dropped: int | None = None
 
 
 class Questions(Protocol):

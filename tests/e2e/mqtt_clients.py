@@ -61,7 +61,7 @@ class MosquittoSub:
     @contextmanager
     def running(cls, arguments: Sequence[str]) -> Iterator[Self]:
         """From its SUBACK on."""
-        # What it says of itself is on the same stream as the messages, and line by line with a pseudo terminal only.
+        # What it says of itself is on the same stream as the messages; both come line by line only when told to.
         command = ["stdbuf", "-oL", "mosquitto_sub", *arguments, "-d"]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
             subscriber = cls(process)
@@ -81,9 +81,8 @@ class MosquittoSub:
 
     def until(self, text: bytes) -> None:
         """It has said that."""
-        while text not in (line := self._line()):
+        while text not in self._line():
             pass
-        del line
 
     def _line(self) -> bytes:
         line = self.lines.get(timeout=PATIENCE)

@@ -293,7 +293,6 @@ def open_with_aiomqtt(account: Account, hello: Hello) -> Iterator[AiomqttClient]
 
 
 def _aiomqtt_client(account: Account, hello: Hello) -> _Aiomqtt:
-    will = hello.will
     is_5 = hello.version == V5
     return _Aiomqtt(
         account.host,
@@ -302,14 +301,7 @@ def _aiomqtt_client(account: Account, hello: Hello) -> _Aiomqtt:
         password=account.password,
         identifier=hello.client_id,
         protocol=aiomqtt.ProtocolVersion(hello.version),
-        will=will
-        and aiomqtt.Will(
-            will.topic,
-            will.payload,
-            will.qos,
-            will.retain,
-            _properties(will.extras, hello.version, PacketTypes.WILLMESSAGE),
-        ),
+        will=_aiomqtt_will(hello),
         clean_session=None if is_5 else hello.clean,
         clean_start=hello.clean if is_5 else MQTT_CLEAN_START_FIRST_ONLY,
         transport="websockets" if account.path else "tcp",
@@ -319,3 +311,10 @@ def _aiomqtt_client(account: Account, hello: Hello) -> _Aiomqtt:
         properties=_connect_properties(hello),
         tls_context=account.context,
     )
+
+
+def _aiomqtt_will(hello: Hello) -> aiomqtt.Will | None:
+    if (will := hello.will) is None:
+        return None
+    properties = _properties(will.extras, hello.version, PacketTypes.WILLMESSAGE)
+    return aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, properties)

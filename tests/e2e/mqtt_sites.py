@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from gateway.wire.mqtt_packets import Version
 from tests.e2e.mqtt_vocabulary import Account, Hello, Message
 from tests.gateways import RunningGateway, Sections, wait_until
 from tests.mosquitto import Mosquitto, mosquitto_program
 from tests.raw_mqtt import RawMQTT, connect_of
-from tests.things import Device, Workshop, topic
+from tests.things import Device, Files, Workshop, topic
 
 HUB, MOSQUITTO = "hub", "mosquitto"
 
@@ -76,6 +76,21 @@ class MQTTSite:
         """With a client id that no other test has used."""
         return Hello(version, f"client-{next(self._numbers)}", clean, keep_alive, will, expiry, aliases)
 
+    @contextmanager
+    def raw(self, certificate: Files | None) -> Iterator[RawMQTT]:
+        """With TLS, ready for a CONNECT."""
+        files = certificate or ()
+        with RawMQTT.connected(self.gateway.mqtt_port, self.gateway.root_certificate, files) as client:
+            yield client
+
+    @contextmanager
+    def logged_in(self, device: Device, version: Version, **more: Any) -> Iterator[RawMQTT]:
+        """With a client id that no other test has used. more: what else its CONNECT says."""
+        with self.raw(device.certificate) as client:
+            hello = connect_of(device, version, **{"client_id": self.hello(version).client_id, **more})
+            assert client.log_in(hello).code == 0
+            yield client
+
     def new_thing(self) -> Device:
         """Another that is connected to `channel`, from when the gateway lets it in."""
         device = self.workshop.thing(self.channel)
@@ -83,7 +98,7 @@ class MQTTSite:
         return device
 
     def lets_in(self, device: Device) -> bool:
-        with RawMQTT.connected(self.gateway.mqtt_port, self.gateway.root_certificate, device.certificate) as client:
+        with self.raw(device.certificate) as client:
             return client.log_in(connect_of(device, Version.V311, "is it let in?")).code == 0
 
     def check_no_secret(self) -> None:

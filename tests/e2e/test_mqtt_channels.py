@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -17,12 +18,14 @@ from tests.e2e.mqtt_node import Node
 from tests.e2e.mqtt_paho import open_with_paho
 from tests.e2e.mqtt_sites import MQTTSite
 from tests.e2e.mqtt_vocabulary import V5, V31, V311, Account, Extras, Message, Wish
+from tests.e2e.mqtt_vocabulary import Refused as MQTTRefused
 from tests.e2e.wss_clients import (
     NODE_SCRIPTS,
     Refused,
     WebSocket,
     open_with_websockets,
 )
+from tests.gateways import wait_until
 from tests.things import Device, topic
 
 SENML = b'[{"bn":"some-base-name:","bt":1.276020076001e+09,"n":"voltage","u":"V","v":120.1}]'
@@ -196,3 +199,41 @@ def test_mqtt_over_web_sockets(site: MQTTSite, mqtt_js: Node, version: int) -> N
 
 def over_wss(site: MQTTSite, device: Device) -> Account:
     return replace(site.account(device), port=site.gateway.https_port, path="/mqtt")
+
+
+# --- the record -------------------------------------------------------------------------------------------------------
+
+
+def ends(site: MQTTSite, kind: str, reason: str) -> list[dict[str, Any]]:
+    found = [record for record in site.gateway.audit("close") if record.get("client_id") == kind]
+    return [record for record in found if reason in record["reason"]]
+
+
+def test_the_end_of_mqtt_in_a_web_socket_is_recorded(site: MQTTSite) -> None:
+    """As that of a connection to the port of MQTT, with the true reason: of who was let in, and of who was not."""
+    hello, stranger = site.hello(V311), site.hello(V311)
+    with open_with_paho(over_wss(site, site.alice), hello):
+        pass
+    wait_until(lambda: ends(site, hello.client_id, "the client has disconnected"), "its end is recorded")
+    wrong = replace(over_wss(site, site.alice), password="wrong")
+    with pytest.raises(MQTTRefused), open_with_paho(wrong, stranger):
+        pass
+    wait_until(lambda: ends(site, stranger.client_id, "is not the certificate's key"), "the refusal is recorded")
+
+
+def test_the_end_of_a_web_socket_is_recorded(site: MQTTSite) -> None:
+    place = site.place()
+    device = site.new_thing()
+    with web_socket(site, device, place) as socket:
+        socket.send("hello")
+        assert socket.receive() == "hello"
+        site.workshop.ledger.set_enabled(device.id, False)
+        assert socket.end()[0] == 1008
+
+    def records() -> list[dict[str, Any]]:
+        known = {"listener": "https:main", "subject": device.id}
+        return [one for one in site.gateway.audit() if known.items() <= one.items()]
+
+    wait_until(records, "its end is recorded")
+    (record,) = records()
+    assert "disabled" in record["reason"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
@@ -36,7 +35,7 @@ from tests.raw_mqtt import RawMQTT, connect_of
 from tests.things import topic
 
 SEED = 20_261_127
-ROUNDS = 150
+ROUNDS = 400
 VERSIONS = (Version.V31, Version.V311, Version.V5)
 
 
@@ -49,9 +48,8 @@ def first_packets(site: MQTTSite, version: Version) -> list[Packet]:
     will = Will(topic(site.channel, "will"), b"will", 1, True)
     properties = Properties()
     if version is Version.V5:
-        properties = Properties(
-            session_expiry=1, receive_maximum=1, user_properties=(("a", "b"),), topic_alias_maximum=3
-        )
+        names = (("a", "b"),)
+        properties = Properties(session_expiry=1, receive_maximum=1, user_properties=names, topic_alias_maximum=3)
     return [
         connect_of(site.alice, version, "hostile", keep_alive=1, will=will, properties=properties),
         connect_of(site.alice, version, "hostile", clean_start=False),
@@ -123,8 +121,8 @@ def test_mutations(site: MQTTSite) -> None:
     with RawMQTT.connected(gateway.mqtt_port, gateway.root_certificate, site.bob.certificate) as bystander:
         bystander.log_in(connect_of(site.bob, Version.V5, "bystander", keep_alive=0))
         for version, pieces in dialogues(site):
-            with closing(RawMQTT(gateway.mqtt_port, gateway.root_certificate, site.alice.certificate)) as client:
-                client.handshake()
+            certificate = site.alice.certificate
+            with RawMQTT.connected(gateway.mqtt_port, gateway.root_certificate, certificate) as client:
                 client.version = version
                 for piece in pieces:
                     if piece and not client.try_send(piece):

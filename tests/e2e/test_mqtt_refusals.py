@@ -1,12 +1,11 @@
-"""What a real gateway refuses of MQTT clients, on the wire: the protocol's own answer, the end, and one true record."""
+"""Whom a real gateway refuses as MQTT clients: the protocol's own answer, the end, and one true record."""
 
 from __future__ import annotations
 
 import socket
 import ssl
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,9 @@ from gateway.wire.mqtt_packets import (
     Disconnect,
     Properties,
     PubAck,
-    PubComp,
     Publish,
-    PubRec,
-    PubRel,
     Reason,
     Refusal,
-    SubAck,
     Subscribe,
     Subscription,
     Version,
@@ -39,7 +34,7 @@ from tests.gateways import PATIENCE, wait_until
 from tests.pki import issue, make_ca, subject_of
 from tests.raw_https import End
 from tests.raw_mqtt import RawMQTT, connect_of
-from tests.things import Device, Files, topic
+from tests.things import Files, topic
 
 V31, V311, V5 = Version.V31, Version.V311, Version.V5
 versions = pytest.mark.parametrize("version", [V311, V5], ids=["3.1.1", "5"])
@@ -48,21 +43,6 @@ versions = pytest.mark.parametrize("version", [V311, V5], ids=["3.1.1", "5"])
 @pytest.fixture
 def site(mqtt_site: MQTTSite) -> MQTTSite:
     return mqtt_site
-
-
-@contextmanager
-def raw(site: MQTTSite, certificate: Files | None = None) -> Iterator[RawMQTT]:
-    files = certificate or ()
-    with RawMQTT.connected(site.gateway.mqtt_port, site.gateway.root_certificate, files) as client:
-        yield client
-
-
-@contextmanager
-def logged_in(site: MQTTSite, device: Device, version: Version, **more: Any) -> Iterator[RawMQTT]:
-    with raw(site, device.certificate) as client:
-        hello = connect_of(device, version, site.hello(int(version)).client_id, **more)
-        assert client.log_in(hello).code == 0
-        yield client
 
 
 def code_of(version: Version, old: Refusal, new: Reason) -> int:
@@ -136,7 +116,7 @@ def strangers(site: MQTTSite, version: Version) -> dict[str, Stranger]:
 @versions
 def test_strangers(site: MQTTSite, version: Version) -> None:
     for name, stranger in strangers(site, version).items():
-        with raw(site, stranger.certificate) as client:
+        with site.raw(stranger.certificate) as client:
             answer = client.log_in(stranger.connect)
             assert answer == ConnAck(False, code_of(version, stranger.old, stranger.new)), name
             assert client.ending() is End.ORDERLY, name
@@ -170,7 +150,7 @@ def test_a_disabled_thing(site: MQTTSite) -> None:
     wait_until(lambda: not site.lets_in(device), "the gateway has heard of it")
     for version in (V311, V5):
         for certificate in (device.certificate, None):
-            with raw(site, certificate) as client:
+            with site.raw(certificate) as client:
                 answer = client.log_in(connect_of(device, version))
                 assert answer.code == code_of(version, *NOT_HERE)
             assert "the thing is disabled" in site.gateway.end_of(client.name)["reason"]
@@ -179,12 +159,12 @@ def test_a_disabled_thing(site: MQTTSite) -> None:
 @versions
 def test_nobody_takes_over_another_session(site: MQTTSite, version: Version) -> None:
     """Two things of one client id are two clients; the same thing with it is one."""
-    hello = {"client_id": site.hello(int(version)).client_id}
-    with raw(site, site.alice.certificate) as alice, raw(site, site.bob.certificate) as bob:
+    hello = {"client_id": site.hello(version).client_id}
+    with site.raw(site.alice.certificate) as alice, site.raw(site.bob.certificate) as bob:
         assert alice.log_in(connect_of(site.alice, version, **hello)).code == 0
         assert bob.log_in(connect_of(site.bob, version, **hello)).code == 0
         alice.check_alive()
-        with raw(site, site.alice.certificate) as again:
+        with site.raw(site.alice.certificate) as again:
             assert again.log_in(connect_of(site.alice, version, **hello)).code == 0
             ended = alice.hear_all()
             # Mosquitto 2.0 just closes, and the gateway says that it has lost its broker.
@@ -196,14 +176,14 @@ def test_nobody_takes_over_another_session(site: MQTTSite, version: Version) -> 
 
 def test_a_kept_session_is_its_own_things_only(site: MQTTSite) -> None:
     place, client_id = site.place(), site.hello(V311).client_id
-    with raw(site, site.alice.certificate) as alice:
+    with site.raw(site.alice.certificate) as alice:
         alice.log_in(connect_of(site.alice, V311, client_id, clean_start=False))
         alice.exchange(Subscribe(1, (Subscription(place, 1),)))
-    with raw(site, site.bob.certificate) as bob:
+    with site.raw(site.bob.certificate) as bob:
         assert not bob.log_in(connect_of(site.bob, V311, client_id, clean_start=False)).session_present
         assert bob.exchange(Publish(place, b"for alice", 1, packet_id=1)) == PubAck(1)
         bob.check_alive()
-    with raw(site, site.alice.certificate) as alice:
+    with site.raw(site.alice.certificate) as alice:
         assert alice.log_in(connect_of(site.alice, V311, client_id, clean_start=False)).session_present
         assert alice.hear() == Publish(place, b"for alice", 1, packet_id=1)
         alice.say(PubAck(1))
@@ -212,22 +192,22 @@ def test_a_kept_session_is_its_own_things_only(site: MQTTSite) -> None:
 @versions
 def test_enhanced_authentication(site: MQTTSite, version: Version) -> None:
     if version is V5:
-        with raw(site, site.alice.certificate) as client:
+        with site.raw(site.alice.certificate) as client:
             said = Properties(authentication_method="SCRAM-SHA-1", authentication_data=b"x")
             assert client.log_in(connect_of(site.alice, V5, properties=said)).code == Reason.BAD_AUTHENTICATION_METHOD
             assert client.ending() is End.ORDERLY
-        with logged_in(site, site.alice, V5) as client:
+        with site.logged_in(site.alice, V5) as client:
             client.send(b"\xf0\x00")
             assert client.hear_all() == [Disconnect(Reason.PROTOCOL_ERROR)]
     else:
-        with logged_in(site, site.alice, V311) as client:
+        with site.logged_in(site.alice, V311) as client:
             client.send(b"\xf0\x00")
             assert client.hear_all() == []
 
 
 @versions
 def test_a_second_connect(site: MQTTSite, version: Version) -> None:
-    with logged_in(site, site.alice, version) as client:
+    with site.logged_in(site.alice, version) as client:
         client.say(connect_of(site.alice, version))
         assert client.hear_all() == ([Disconnect(Reason.PROTOCOL_ERROR)] if version is V5 else [])
     assert site.gateway.end_of(client.name)["reason"] == "a second CONNECT"
@@ -245,7 +225,7 @@ def test_a_second_connect(site: MQTTSite, version: Version) -> None:
     ],
 )
 def test_what_is_no_connect(site: MQTTSite, first: bytes) -> None:
-    with raw(site, site.alice.certificate) as client:
+    with site.raw(site.alice.certificate) as client:
         client.send(first)
         assert client.ending() is End.ORDERLY
     record = site.gateway.end_of(client.name)
@@ -261,7 +241,7 @@ def test_connect_in_two_pieces(site: MQTTSite, version: Version) -> None:
     wrong = connect_of(site.alice, version, password=b"wrong")
     data = mqtt.serialize(wrong, version)
     for at in range(1, len(data), 5):
-        with raw(site, site.alice.certificate) as client:
+        with site.raw(site.alice.certificate) as client:
             client.version = version
             client.send(data[:at])
             client.send(data[at:])
@@ -272,7 +252,7 @@ def test_connect_in_two_pieces(site: MQTTSite, version: Version) -> None:
 @versions
 def test_connect_byte_by_byte(site: MQTTSite, version: Version) -> None:
     for password, code in ((site.alice.key.encode(), 0), (b"wrong", code_of(version, *NO_PASSWORD))):
-        with raw(site, site.alice.certificate) as client:
+        with site.raw(site.alice.certificate) as client:
             client.version = version
             client.send_slowly(client.written(connect_of(site.alice, version, "slow", password=password)))
             answer = client.hear()
@@ -285,7 +265,7 @@ def test_connect_byte_by_byte(site: MQTTSite, version: Version) -> None:
 def test_connect_of_a_special_length(site: MQTTSite, version: Version, length: int) -> None:
     """Of what follows the length, which has one byte up to 127 (MQTT-1.5.5)."""
     for password, code in ((site.alice.key.encode(), 0), (b"x" * len(site.alice.key), code_of(version, *NO_PASSWORD))):
-        with raw(site, site.alice.certificate) as client:
+        with site.raw(site.alice.certificate) as client:
             answer = client.log_in(of_length(length, connect_of(site.alice, version, "c", password=password), site))
             assert answer.code == code
 
@@ -312,10 +292,10 @@ def remaining(connect: Connect) -> int:
 def test_what_is_behind_connect_waits_for_the_verdict(site: MQTTSite) -> None:
     """In one write with it: whoever is refused has said nothing, and what others said is not lost."""
     place = site.place()
-    with logged_in(site, site.bob, V311) as watcher:
+    with site.logged_in(site.bob, V311) as watcher:
         watcher.exchange(Subscribe(1, (Subscription(place),)))
         for device, key in ((site.alice, b"wrong"), (site.alice, site.alice.key.encode())):
-            with raw(site, device.certificate) as client:
+            with site.raw(device.certificate) as client:
                 client.say(connect_of(device, V311, "quick", password=key), Publish(place, key))
                 client.hear()
         assert watcher.hear() == Publish(place, site.alice.key.encode())
@@ -328,10 +308,10 @@ def test_no_byte_reaches_the_broker_before_the_verdict(tmp_path: Path) -> None:
         broker.settimeout(PATIENCE)
         upstream = {"upstream": f"127.0.0.1:{broker.getsockname()[1]}", "tls": "disable"}
         with MQTTSite.running(tmp_path / "gateway", "another", {"mqtt:main": upstream}) as site:
-            with raw(site, site.alice.certificate) as refused:
+            with site.raw(site.alice.certificate) as refused:
                 refused.say(connect_of(site.alice, V311, password=b"wrong"), Publish(site.place(), b"early"))
                 assert refused.hear() == ConnAck(False, Refusal.BAD_USER_NAME_OR_PASSWORD)
-            with raw(site, site.alice.certificate) as client:
+            with site.raw(site.alice.certificate) as client:
                 client.say(connect_of(site.alice, V311, "quick"), Publish(site.place(), b"early"))
                 connection, _ = broker.accept()
                 with connection:
@@ -358,124 +338,17 @@ def read_packet(connection: socket.socket) -> bytes:
     return data
 
 
-# --- PUBLISH and SUBSCRIBE --------------------------------------------------------------------------------------------
-
-
-def not_its_own(site: MQTTSite) -> list[str]:
-    """Topics that alice may not publish to."""
-    return [
-        topic(site.other),
-        topic("00000000-0000-4000-8000-000000000000"),
-        f"x/{site.channel}/messages",
-        f"channels/{site.channel}/messagesx",
-        f"channels/{site.channel}",
-        f"channels/{site.channel}/",
-        f"/{topic(site.channel)}",
-        topic(site.channel).upper(),
-        f"channels/{site.channel}/../{site.other}/messages",
-        "$SYS/broker/version",
-        f"$share/group/{topic(site.channel)}",
-    ]
-
-
-@pytest.mark.parametrize("qos", [0, 1, 2])
-def test_a_denied_publish_before_5(site: MQTTSite, qos: int) -> None:
-    """There is no code for it: the connection ends, and nobody hears of it."""
-    with logged_in(site, site.mallory, V311) as watcher:
-        watcher.exchange(Subscribe(1, (Subscription(f"{topic(site.other)}/#", 2),)))
-        for name in not_its_own(site):
-            with logged_in(site, site.alice, V311) as client:
-                client.say(Publish(name, b"denied", qos, packet_id=1 if qos else 0))
-                assert client.ending() is End.ORDERLY
-            record = site.gateway.end_of(client.name)
-            assert record["reason"] == "it may not publish to that topic"
-        watcher.check_alive()
-
-
-def test_a_denied_publish_in_5(site: MQTTSite) -> None:
-    with logged_in(site, site.mallory, V311) as watcher, logged_in(site, site.alice, V5) as client:
-        watcher.exchange(Subscribe(1, (Subscription(f"{topic(site.other)}/#", 2),)))
-        for number, name in enumerate(not_its_own(site), 1):
-            answer = client.exchange(Publish(name, b"denied", 1, packet_id=number))
-            assert answer == PubAck(number, Reason.NOT_AUTHORIZED)
-            answer = client.exchange(Publish(name, b"denied", 2, packet_id=number))
-            assert answer == PubRec(number, Reason.NOT_AUTHORIZED)
-        # Each can go on, and its identifiers are free again.
-        place = site.place()
-        assert isinstance(client.exchange(Subscribe(1, (Subscription(place),))), SubAck)
-        client.say(Publish(place, b"allowed", 2, packet_id=1), PubRel(1))
-        heard = [client.hear() for _ in range(3)]
-        assert Publish(place, b"allowed") in heard
-        assert [one for one in heard if not isinstance(one, Publish)] == [PubRec(1), PubComp(1)]
-        client.say(Publish(topic(site.other), b"denied"))
-        assert client.hear_all() == [Disconnect(Reason.NOT_AUTHORIZED)]
-        watcher.check_alive()
-
-
-def test_an_alias_of_a_denied_topic(site: MQTTSite) -> None:
-    """What an alias stands for is asked, with each use of it and whatever it stood for before."""
-    place, denied = site.place(), topic(site.other)
-
-    def said(name: str, number: int, alias: int = 1) -> Publish:
-        return Publish(name, b"x", 1, packet_id=number, properties=Properties(topic_alias=alias))
-
-    with logged_in(site, site.alice, V5) as client:
-        client.exchange(Subscribe(9, (Subscription(place),)))
-        assert client.exchange(said(denied, 1)) == PubAck(1, Reason.NOT_AUTHORIZED)
-        assert client.exchange(said("", 2)) == PubAck(2, Reason.NOT_AUTHORIZED)
-        client.say(said(place, 3))
-        assert {type(client.hear()), type(client.hear())} == {PubAck, Publish}
-        client.say(said("", 4))
-        assert {type(client.hear()), type(client.hear())} == {PubAck, Publish}
-        assert client.exchange(said(denied, 5)) == PubAck(5, Reason.NOT_AUTHORIZED)
-        assert client.exchange(said("", 6)) == PubAck(6, Reason.NOT_AUTHORIZED)
-        client.say(said("", 7, alias=2))
-        assert client.hear_all() == [Disconnect(Reason.PROTOCOL_ERROR)]
-
-
-@versions
-def test_denied_filters_among_allowed_ones(site: MQTTSite, version: Version) -> None:
-    """Each has its code at its place, and only those that are allowed hold."""
-    place = site.place()
-    refused = code_of(version, Refusal.SUBSCRIPTION_FAILED, Reason.NOT_AUTHORIZED)
-    wanted = {
-        f"{place}/+": 1,
-        topic(site.other): refused,
-        "channels/+/messages": refused,
-        "#": refused,
-        f"{place}/a/#": 2,
-        "$SYS/#": refused,
-        "+/+/messages": refused,
-        f"channels/{site.channel}/+": refused,
-        f"channels/{site.channel}/#": refused,
-        f"$share/group/{topic(site.other)}": refused,
-        "$share/group/#": refused,
-        f"$share/group/{place}/shared": 0,
-        "$queue/#": refused,
-    }
-    asked = [Subscription(name, code if code < 3 else 1) for name, code in wanted.items()]
-    with logged_in(site, site.alice, version) as client:
-        answer = client.exchange(Subscribe(7, tuple(asked)))
-        assert answer == SubAck(7, tuple(wanted.values()))
-        assert client.exchange(Subscribe(8, (Subscription("#"),))) == SubAck(8, (refused,))
-        with logged_in(site, site.mallory, V311) as mallory:
-            for qos in (0, 1):
-                mallory.say(Publish(topic(site.other), b"not for alice", qos, packet_id=qos))
-            assert mallory.hear() == PubAck(1)
-        client.check_alive()
-
-
 # --- bounds and clocks ------------------------------------------------------------------------------------------------
 
 
 @versions
 def test_a_packet_that_is_too_large(site: MQTTSite, version: Version) -> None:
     """Refused at its length, before it comes."""
-    with logged_in(site, site.alice, version) as client:
+    with site.logged_in(site.alice, version) as client:
         client.send(b"\x30\x80\x80\x80\x01")
         assert client.hear_all() == ([Disconnect(Reason.PACKET_TOO_LARGE)] if version is V5 else [])
     assert "larger" in site.gateway.end_of(client.name)["reason"]
-    with raw(site, site.alice.certificate) as early:
+    with site.raw(site.alice.certificate) as early:
         early.send(b"\x10\xff\xff\xff\x7f")
         assert early.ending() is End.ORDERLY
 
@@ -489,7 +362,7 @@ def test_clocks(tmp_path: Path) -> None:
         gateway, began = site.gateway, time.monotonic()
 
         def enter(certificate: Files | None = None) -> RawMQTT:
-            return stack.enter_context(raw(site, certificate or site.alice.certificate))
+            return stack.enter_context(site.raw(certificate or site.alice.certificate))
 
         old, new, pinging, dripping, mute = enter(), enter(), enter(), enter(), enter()
         assert old.log_in(connect_of(site.alice, V311, "old", keep_alive=1)).code == 0
