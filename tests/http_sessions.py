@@ -186,6 +186,15 @@ class House:
         assert dial.name is not None
         return dial.name[1] in self.at_rest
 
+    def tell(self, event: Event) -> None:
+        raise AssertionError(f"nobody else is there to tell it of {event}")
+
+    def deliver(self, data: bytes) -> None:
+        raise AssertionError("nobody else has anything for it")
+
+    def congested(self) -> bool:
+        raise AssertionError("a session with an upstream leaves that to the driver")
+
 
 class Clock:
     def __init__(self) -> None:

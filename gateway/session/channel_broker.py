@@ -142,7 +142,7 @@ class Approach:
     def _order(self) -> Sequence[Dial]:
         upstream = self._upstream
         places = [Dial(upstream, one, name=(upstream.name, str(one))) for one in upstream.addresses]
-        return self._backends.order(places)
+        return self._backends.preferred(places)
 
     def _target(self) -> Dial:
         """The first of the places, for this caller alone."""

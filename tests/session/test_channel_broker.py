@@ -439,6 +439,9 @@ def test_it_opens_once_it_is_subscribed() -> None:
     assert message(one.sent(Side.CLIENT)).status == 101
     assert (one.record.status, one.record.upstream) == (101, str(BROKER))
     assert one.deadline == PING_SECONDS
+    one.broker(Publish(TOPIC, b"abc"))
+    one.lose(Side.CLIENT)
+    assert (one.session.facts.sent, one.session.facts.received) == (5, 0)
 
 
 def test_who_may_not_subscribe_does_not() -> None:
@@ -666,6 +669,13 @@ def test_every_way_to_fail_before_it_opens(stage: str, what: str) -> None:
     else:
         one.failed(403 if what == "revoked" else 503)
     assert not place.book._watches
+
+
+def test_a_shutdown_does_not_wait_for_every_address() -> None:
+    one = opening(site(broker=brokers(BROKER, SECOND_BROKER)))
+    one.tell(ShuttingDown())
+    one.time_out()
+    assert one.failed(503) == "the gateway is shutting down"
 
 
 def test_a_shutdown_while_it_opens() -> None:

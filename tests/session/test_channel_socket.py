@@ -76,7 +76,7 @@ def test_it_opens() -> None:
     assert (answer.one("Connection"), answer.one("Upgrade")) == ("Upgrade", "websocket")
     assert answer.one("Sec-WebSocket-Protocol") is None
     assert (one.record.status, one.record.decision, one.record.passage.subject) == (101, "allowed", THING)
-    assert one.of(Enter) == [Enter(audited=False), Enter()]
+    assert one.of(Enter) == [Enter(audited=False)]
     assert one.deadline == PING_SECONDS
     assert not one.dials
     facts = one.session.facts
@@ -446,7 +446,7 @@ def test_the_client_goes_away() -> None:
 def test_the_connection_is_cut() -> None:
     site = Site()
     one = opened(site)
-    one.session.handle(Ended())
+    assert not one.session.handle(Ended())
     gone(site, one)
 
 
@@ -458,9 +458,32 @@ def test_a_reload_leaves_it() -> None:
     assert one.frames == [(TEXT, b"x")]
 
 
-def test_there_is_one_record_of_the_request() -> None:
+def test_a_reload_that_revokes_its_certificate_ends_it_when_it_speaks() -> None:
+    site = Site()
+    one = opened(site)
+    one.office.trusted = False
+    one.client(frame(TEXT, b"x"))
+    assert [opcode for opcode, _ in one.frames] == [CLOSE]
+    assert one.parted(1008) == "the client certificate is not trusted any more"
+    gone(site, one)
+
+
+def test_a_reload_that_revokes_its_certificate_ends_it_before_it_hears() -> None:
+    site = Site()
+    one = opened(site)
+    one.office.trusted = False
+    publish(site, TOPIC, b"secret")
+    assert [opcode for opcode, _ in one.frames] == [CLOSE]
+    assert one.parted(1008) == "the client certificate is not trusted any more"
+    gone(site, one)
+
+
+def test_what_the_record_of_the_end_says() -> None:
     one = opened()
+    one.client(frame(TEXT, b"hello"))
     one.client(frame(CLOSE))
+    assert one.parted(1000) == "the client has closed the WebSocket"
+    assert (one.session.facts.sent, one.session.facts.received) == (7, 11 + 6)
     assert len(one.of(RequestRecord)) == 1
     assert not one.of(Hold)
 
