@@ -13,6 +13,7 @@ that begin with `$`, which are the broker's own.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,16 +52,22 @@ class TopicRule:
             return self.filter
         values = {"c": speaker.subject, "u": speaker.user_name, "i": speaker.client_id, "%": "%"}
         asked = _PLACE.findall(self.filter)
+        about = self.filter
         if not all(_is_level(values[place]) for place in asked):
+            if self.allow:
+                return None
             # Nobody gets around what is denied by a name that is no level: then it is denied whatever the level is.
-            return None if self.allow else _any_level(self.filter)
-        about = _PLACE.sub(lambda found: values[found[1]] or "", self.filter)
+            about = _any_level(about, values)
+        about = _PLACE.sub(lambda found: values[found[1]] or "", about)
         return about if _special(about) == _special(self.filter) else None
 
 
-def _any_level(template: str) -> str:
-    """With `+` for each level that has a place in it."""
-    return "/".join("+" if _PLACE.search(level) else level for level in template.split("/"))
+def _any_level(template: str, values: Mapping[str, str | None]) -> str:
+    """With `+` for each level that has a place in it for what is no level."""
+    levels = template.split("/")
+    return "/".join(
+        level if all(_is_level(values[place]) for place in _PLACE.findall(level)) else "+" for level in levels
+    )
 
 
 def _is_level(value: str | None) -> bool:

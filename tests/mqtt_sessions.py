@@ -21,6 +21,8 @@ from gateway.hub.settings import HubSettings
 from gateway.hub.store import MemoryStore
 from gateway.session.mqtt import MQTTSession
 from gateway.session.mqtt_access import MQTTAccess
+from gateway.session.mqtt_broker import BrokerLink
+from gateway.session.mqtt_hub import HubLink
 from gateway.session.vocabulary import (
     Close,
     Command,
@@ -372,6 +374,13 @@ class Talk:
         return [command for command in self.commands if isinstance(command, kind)]
 
     @property
+    def link(self) -> HubLink | BrokerLink:
+        """Once CONNECT was let in."""
+        link = self.session._link
+        assert link is not None
+        return link
+
+    @property
     def closed(self) -> Close | None:
         found = self.of(Close)
         return found[0] if found else None
@@ -436,7 +445,7 @@ def parsed(data: bytes, version: Version) -> list[Packet]:
 def link_is_freed(talk: Talk) -> bool:
     """Whether nothing but its driver has held what a session was at its end: a cycle would wait for a collection, which
     is rare here. The conversation is of no use after that."""
-    link = weakref.ref(talk.session._link)
+    link = weakref.ref(talk.link)
     gc.disable()
     try:
         del talk.session

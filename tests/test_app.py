@@ -38,6 +38,7 @@ from gateway.session.vocabulary import Dial, Event, Opened
 from gateway.settings import Config
 from gateway.things import Unavailable
 from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
+from gateway.wire.mqtt_packets import Connect, Reason, Version
 from tests.gateways import ini
 from tests.pki import issue, make_ca, write_pem
 from tests.reactor import ManualReactor
@@ -758,7 +759,12 @@ def test_a_start_that_fails_leaves_the_hub_to_the_next_one(things: Site, how: st
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [("registry", "database", "other.sqlite"), ("registry", "stale_after", 7), ("hub", "max_queued", 5)],
+    [
+        ("registry", "database", "other.sqlite"),
+        ("registry", "stale_after", 7),
+        ("hub", "max_queued", 5),
+        ("hub", "database", "other.sqlite"),
+    ],
 )
 def test_reload_with_another_registry_or_hub_is_refused(
     things: Site, errors: list[str], section: str, key: str, value: object
@@ -770,8 +776,90 @@ def test_reload_with_another_registry_or_hub_is_refused(
     assert not gateway.reload()
     (error,) = errors
     assert error.startswith(f"[{section}] database: a change in this section")
-    assert error.endswith("needs a restart")
+    assert "needs a restart" in error
     assert gateway._state is before
+
+
+def test_a_reload_may_change_how_large_a_packet_may_be(things: Site, errors: list[str]) -> None:
+    gateway = things.start()
+    hub = gateway._doors.hub
+    for size in (4096, 1_000_000):
+        things.sections["mqtt:main"]["max_packet_size"] = size
+        things.write()
+        assert gateway.reload(), errors
+        access = gateway._state.access["mqtt:main"]
+        assert (access.max_packet, access.hub) == (size, hub)
+    assert errors == []
+
+
+@pytest.mark.parametrize("first", ["with", "without"])
+def test_a_first_or_last_hub_needs_a_restart(things: Site, errors: list[str], first: str) -> None:
+    far = {"upstream": "unix:/run/mq.sock"}
+    if first == "without":
+        things.sections["mqtt:main"].update(far)
+        things.write()
+    gateway = things.start()
+    assert (gateway._doors.hub is None) == (first == "without")
+    if first == "with":
+        things.sections["mqtt:main"].update(far)
+    else:
+        del things.sections["mqtt:main"]["upstream"]
+    things.write()
+    assert not gateway.reload()
+    (error,) = errors
+    assert error.startswith("[hub] database: ")
+    assert "a first or last hub" in error
+
+
+class Nobody:
+    """A client of the hub's that takes everything, and a permission that has everything."""
+
+    def deliver(self, data: bytes) -> None:
+        pass
+
+    def congested(self) -> bool:
+        return False
+
+    def end(self, code: Reason, reason: str) -> None:
+        pass
+
+    def publish(self, topic: str) -> bool:
+        return True
+
+    def subscribe(self, topic_filter: str) -> bool:
+        return True
+
+
+def test_what_the_hub_has_kept_for_a_thing_goes_with_the_thing(things: Site) -> None:
+    gateway = things.start()
+    gateway.startService()
+    hub = gateway._doors.hub
+    assert hub is not None
+    with open_ledger(RegistrySettings(things.folder / "registry.sqlite")) as ledger:
+        names = [ledger.create_thing(name)[0].id for name in ("gone", "disabled")]
+        things.reactor.advance(1)
+        for name in names:
+            attached = hub.attach(name, Connect(Version.V311, "c", clean_start=False), Nobody(), Nobody())
+            attached.start()
+            attached.detach(will=False)
+        ledger.set_enabled(names[1], False)
+        ledger.delete_thing(names[0])
+    things.reactor.advance(1)
+    assert [session.owner for session in hub.sessions] == [names[1]]
+
+
+def test_health_says_how_the_registry_is(things: Site) -> None:
+    gateway = things.start()
+    assert gateway._health().registry is False
+    gateway.startService()
+    assert gateway._health().registry is True
+    (things.folder / "registry.sqlite").write_text("no database, whatever it is" * 100)
+    things.reactor.advance(1)
+    assert gateway._health().registry is False
+
+
+def test_health_says_nothing_of_a_registry_that_is_not_there(site: Site) -> None:
+    assert site.start()._health().registry is None
 
 
 def test_without_mqtt_there_is_no_hub(site: Site) -> None:

@@ -205,12 +205,25 @@ stale_after = 60
             REGISTRY + MORE + "tls = disable\n",
             "[mqtt:more] upstream: messages, with their keys, cross the network in clear text",
         ),
+        (
+            REGISTRY + MORE + "tls = require\nupstream_identity = gateway\nupstream_user = gw\n",
+            "[mqtt:more] upstream_identity = gateway, without a password: the broker trusts us",
+        ),
     ],
 )
 def test_what_is_allowed_but_told(read: Reader, ini: str, warning: str) -> None:
     config, problems = read(TLS + MQTT + ini)
     assert problems == [] or ini.startswith(SERVER)  # whose root nobody needs then
     assert any(one.startswith(warning) for one in config.warnings), config.warnings
+
+
+def test_the_gateways_own_login_needs_a_word_only_without_a_password(read: Reader, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush\n")
+    far = REGISTRY + MORE + "tls = require\nroot_certificate = up.crt\n"
+    for more in ("", "upstream_identity = gateway\nupstream_password_file = secret\n"):
+        config, problems = read(TLS + MQTT + far + more)
+        assert problems == []
+        assert config.warnings == ()
 
 
 def test_a_unix_socket_needs_no_word_about_tls(read: Reader) -> None:
@@ -286,6 +299,7 @@ def test_the_word_about_passwords(
         (TLS + REGISTRY + "[mqtt:main]\nrules = allow all all method=GET\n", "[mqtt:main] rules, line 1: method is"),
         (COMPLETE + "[mqtt:more]\nrules = allow all all\n", "[mqtt:more] listen: "),
         (COMPLETE + "[hub]\nreceive_maximum = 65536\n", "[hub] receive_maximum: is not from 1 to 65535"),
+        (COMPLETE + "[hub]\ndatabase = none\n", "[hub] database: is a path, or memory"),
         (COMPLETE + "[hub]\nmax_queued = 0\n", "[hub] max_queued: is not a whole number from 1 up"),
         (TLS + MQTT + SERVER + "password_file = none\n", "[registry] password_file: DIR/none: No such file"),
         (TLS + MQTT + SERVER + "client_key = k\n", "[registry] client_certificate: "),

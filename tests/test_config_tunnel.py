@@ -293,5 +293,8 @@ def test_health_is_told_nowhere_unless_asked_for(read: Reader) -> None:
 def test_health_alone_is_nothing_to_run(read: Reader) -> None:
     _, problems = read("[health]\nlisten = 127.0.0.1:9464\n")
     assert problems == [
-        "[postgres:main] section: is missing, and so is any [https:NAME], [mqtt:NAME] or [tunnel:NAME]: nothing would listen"
+        (
+            "[postgres:main] section: is missing, and so is any [https:NAME], [mqtt:NAME] or [tunnel:NAME]: "
+            "nothing would listen"
+        )
     ]

@@ -303,6 +303,12 @@ def test_what_an_mqtt_session_may(site: Site):
     assert (far.client, far.cn, far.check_password, len(far.topics.rules)) == ("optional", "id", False, 1)
 
 
+def test_what_failed_of_a_broker_is_remembered_beyond_a_reload(site: Site):
+    before = site.state.access["mqtt:far"].backends
+    assert before is not None
+    assert site.build().access["mqtt:far"].backends is before is site.doors.backends
+
+
 def test_https_routes_lead_to_the_same_mqtt_as_its_own_listener(site: Site):
     for section in ("https:main", "https:more"):
         found = site.state.access[section].mqtt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
@@ -103,6 +104,18 @@ def test_gw_inis_examples_are_read_without_a_problem(tmp_path: Path) -> None:
         ("things", True),
         ("adapter", False),
     ]
+
+
+def test_what_the_hub_has_is_kept_somewhere() -> None:
+    assert schema.hub_file("memory") == "memory"
+    assert schema.hub_file("/var/hub.sqlite") == Path("/var/hub.sqlite")
+    with pytest.raises(ValueError, match="is a path, or memory"):
+        schema.hub_file("none")
+
+
+def test_a_file_has_no_scheme() -> None:
+    assert schema.database("things.sqlite") == Path("things.sqlite")
+    assert schema.database("sqlite:things") == Path("sqlite:things")
 
 
 # --- properties -------------------------------------------------------------------------------------------------------

@@ -107,6 +107,47 @@ def test_no_name_widens_a_rule(name: str):
         assert rules(f"allow all all {place}/#", "allow all all d/x").may_publish(speaker, "d/x")
 
 
+@pytest.mark.parametrize("name", ["+", "#", "a/b", "/", "", "a+", "#a", "\0"])
+def test_no_name_gets_around_what_is_denied(name: str):
+    for place, speaker in (
+        ("%c", Speaker(name, "u", "i")),
+        ("%u", Speaker("c", name, "i")),
+        ("%i", Speaker("c", "u", name)),
+    ):
+        some = rules(f"deny all all d/{place}/secret", f"deny all all e/x{place}", "allow all all #")
+        assert not some.may_publish(speaker, "d/anything/secret")
+        assert not some.may_subscribe(speaker, "d/anything/secret")
+        assert not some.may_subscribe(speaker, "d/+/secret")
+        assert not some.may_publish(speaker, "e/xy")
+        # But that is all.
+        for topic in ("d/anything", "d/anything/open", "d/a/b/secret", "f/x/secret"):
+            assert some.may_publish(speaker, topic)
+            assert some.may_subscribe(speaker, topic)
+        # What was allowed before it is allowed.
+        assert rules("allow all all d/#", f"deny all all d/{place}").may_publish(speaker, "d/x")
+
+
+def test_an_unknown_user_name_gets_around_nothing():
+    some = rules("deny all all d/%u", "allow all all #")
+    assert not some.may_publish(Speaker("c", None, "i"), "d/al")
+    assert some.may_publish(Speaker("c", "al", "i"), "d/other")
+
+
+def test_only_the_level_of_such_a_name_is_any():
+    some = rules("deny all all %c/%%/%u", "allow all all #")
+    speaker = Speaker("alice", "a/b", "i")
+    assert not some.may_publish(speaker, "alice/%/x")
+    for topic in ("bob/%/x", "alice/x/x", "alice/%/x/y", "alice/%"):
+        assert some.may_publish(speaker, topic)
+    assert rules("deny all all 100%%/%u", "allow all all #").may_publish(speaker, "5%/x")
+
+
+def test_whom_a_rule_is_not_about_it_denies_nothing():
+    some = rules("deny bob all d/%u", "deny all subscribe e/%u", "allow all all #")
+    for topic in ("d/x", "e/x"):
+        assert some.may_publish(Speaker("alice", None, "i"), topic)
+
+
 def test_an_unknown_user_name_matches_nothing():
     assert not rules("allow all all d/%u").may_publish(Speaker("c", None, "i"), "d/None")
     assert not rules("allow all all d/%u").may_publish(Speaker("c", None, "i"), "d/")

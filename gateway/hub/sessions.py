@@ -78,7 +78,11 @@ class Sessions:
         if session is not None and session.box.attached is not None:
             self._take_over(session)
             session = self._of.get(owner, {}).get(connect.client_id)
-        if session is not None and connect.clean_start:
+        if session is not None and self._is_over(session):
+            self._forget_will(session)
+            self.end(session)
+            session = None
+        elif session is not None and connect.clean_start:
             self.end(session)
             session = None
         present = session is not None
@@ -89,6 +93,10 @@ class Sessions:
         if present:
             self._drop_what_is_denied(session)
         return session, present
+
+    def _is_over(self, session: Session) -> bool:
+        """Of one without a connection that is only kept, since a restart, for its will (`restore`)."""
+        return session.ended is not None and session.ended + session.expiry <= self._clock()
 
     def _take_over(self, session: Session) -> None:
         """MQTT-3.1.4-3."""
@@ -314,13 +322,14 @@ class Sessions:
         now = self._clock()
         if session.ended is None:
             session.ended = now
-        left = session.ended + session.expiry - now
+        left, will = session.ended + session.expiry - now, session.will
+        if will is not None:
+            # That of a process is no death of its clients, and until they are back it is known again what they may.
+            will.due = max(now + will.delay if will.due is None else will.due, now + RETURN_SECONDS)
+            left = max(left, RETURN_SECONDS)
         if left <= 0 or self.offline > self._settings.max_sessions:
             self.end(session)
             return
-        if session.will is not None and session.will.due is None:
-            # That of a process is no death of its clients, and until they are back it is known again what they may.
-            session.will.due = now + max(session.will.delay, RETURN_SECONDS)
         self._await_will(session)
         session.timer = self._later(left, lambda: self._expired(session))
         self._record(session)

@@ -272,7 +272,7 @@ class BrokerLink(Link[bool]):
         self._mediation.from_client(packet, single)
 
     def heard(self) -> Sequence[Command]:
-        return self._mediation.flush(self.frames.data)
+        return self._mediation.flush(self.frames.data, self._down.data)
 
     def data(self, event: Data) -> Sequence[Command]:
         commands = super().data(event)
@@ -294,7 +294,7 @@ class BrokerLink(Link[bool]):
                         break
         except Malformed as malformed:
             raise Ending(Reason.SERVER_UNAVAILABLE, f"the broker: {malformed}") from None
-        commands = mediation.flush_down(down.data)
+        commands = self.heard()
         if mediation.dismissed is not None:
             self.close(will=False)
             reason = f"the broker has ended it with code {mediation.dismissed}"
@@ -314,7 +314,7 @@ class BrokerLink(Link[bool]):
         if self._state is not State.OPEN:
             return self._refuse(code, reason)
         # What passed before what went wrong is on its way, as it is to the hub.
-        passed = self._mediation.flush(self.frames.data)
+        passed = self.heard()
         commands = HangUp(orderly=True), *super().part(code, reason, will=will)
         if code in (Reason.NOT_AUTHORIZED, Reason.ADMINISTRATIVE_ACTION):
             # Whoever has lost its rights has no last word either, so the broker has to think that it has said goodbye.

@@ -7,7 +7,7 @@ Malformed, what `wire.mqtt` refuses, and a packet that is too large before it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from gateway.wire import mqtt
@@ -75,18 +75,18 @@ class Frames(Generic[T]):
                 self.known.clear()
             self.known[key] = topic
 
-    def read(self, data: bytes) -> Iterator[Run[T] | Single]:
+    def read(self, data: bytes) -> Iterable[Run[T] | Single]:
         """Each item before the next one is looked at, so that what it decides counts for that. Raises Malformed."""
         self.count = 0
         if self._gathered:
             # Joined once a packet is whole, not with each of its bytes.
             if len(self._gathered) + len(data) < self._needed:
                 self._gathered += data
-                return
+                return ()
             data = b"".join((self._gathered, data))
             self._gathered.clear()
         self.data = data
-        yield from self._cut(data)
+        return self._cut(data)
 
     def _cut(self, data: bytes) -> Iterator[Run[T] | Single]:
         position, size = 0, len(data)

@@ -68,6 +68,7 @@ class HubLink(Link[Topic]):
         super().__init__(entry, current, asked, clock, PLAIN)
         self._hub = hub
         self._attached: Attached | None = None
+        self._dropped_before = 0
         # What the hub has for it while it is at something, to be sent with what that answers: so it is in order, and
         # needs no way through the driver. Of what has not been sent yet, only this knows how much it is.
         self._answers: list[Command] = []
@@ -79,6 +80,7 @@ class HubLink(Link[Topic]):
         self._busy = True
         entry, hub = self.entry, self._hub
         attached = self._attached = hub.attach(entry.owner, entry.connect, self, entry.permission)
+        self._dropped_before = attached.dropped
         attached.start()
         hub.flush()
         properties = self._terms(attached) if self.version is Version.V5 else NOTHING
@@ -184,7 +186,7 @@ class HubLink(Link[Topic]):
 
     @property
     def dropped(self) -> int:
-        return self._attached.dropped if self._attached is not None else 0
+        return self._attached.dropped - self._dropped_before if self._attached is not None else 0
 
     # --- what the hub says ------------------------------------------------------------------------------------------
 

@@ -76,17 +76,11 @@ class Mediation:
         """These bytes of the broker's pass."""
         _add(self._down, start, end)
 
-    def flush(self, data: bytes) -> Sequence[Command]:
-        """What passes of one read of the client's, in one write, and what was answered here."""
-        up, self._up = _joined(self._up, data), []
-        down, self._down = _joined(self._down, b""), []
-        return _sends(up, down)
-
-    def flush_down(self, data: bytes) -> Sequence[Command]:
-        """The same for one read of the broker's."""
-        down, self._down = _joined(self._down, data), []
-        up, self._up = _joined(self._up, b""), []
-        return _sends(up, down)
+    def flush(self, up: bytes, down: bytes) -> Sequence[Command]:
+        """What passes of one read, in one write, and what was answered here. up, down: the last read of each side."""
+        to_broker, self._up = _joined(self._up, up), []
+        to_client, self._down = _joined(self._down, down), []
+        return _sends(to_broker, to_client)
 
     def _tell_client(self, packet: Packet) -> None:
         self._down.append(mqtt.serialize(packet, self._link.version))
@@ -255,6 +249,8 @@ def _add(pieces: list[tuple[int, int] | bytes], start: int, end: int) -> None:
 
 
 def _joined(pieces: list[tuple[int, int] | bytes], data: bytes) -> bytes:
+    if not pieces:
+        return b""
     return b"".join([data[one[0] : one[1]] if isinstance(one, tuple) else one for one in pieces])
 
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.hub.message import Message
 from gateway.hub.restore import snapshot
 from gateway.hub.rows import StoreError
+from gateway.hub.sessions import RETURN_SECONDS
 from gateway.hub.settings import HubSettings
 from gateway.hub.store import SqliteStore
 from gateway.wire.mqtt_packets import (
@@ -284,9 +286,12 @@ def test_a_will_survives(machine: Machine):
     world.keeping("d", will=Will("will/lost", b"3", 1, properties=said))
     world = machine.crash(after=10)
     b = world.keeping("b")
-    # Of a session that ends with its connection, the will is published at once.
+    world.time.pass_by(RETURN_SECONDS - 0.1)
+    assert b.messages() == []
+    # Of a session that ends with its connection, the will does not wait longer than for that.
+    world.time.pass_by(0.1)
     assert b.payloads() == [b"2"]
-    world.time.pass_by(19)
+    world.time.pass_by(19 - RETURN_SECONDS)
     assert b.messages() == []
     world.time.pass_by(2)
     found = b.messages()
@@ -305,7 +310,74 @@ def test_a_will_of_somebody_who_may_not_any_more(machine: Machine):
     world.connect("c", will=Will("will", b"2", 1))
     world.permission("thing").unpublishable.add("will")
     world = machine.crash()
-    assert world.keeping("b", owner="other").payloads() == []
+    b = world.keeping("b", owner="other")
+    world.time.pass_by(RETURN_SECONDS)
+    assert b.payloads() == []
+    assert [session.client_id for session in world.hub.sessions] == ["b"]
+
+
+@pytest.mark.parametrize("expiry", [0, 5, 3_600])
+@pytest.mark.parametrize("delay", [0, 5, 60])
+@versions
+def test_after_a_restart_a_will_is_published_unless_its_client_comes_back(
+    machine: Machine, version: Version, expiry: int, delay: int
+):
+    """Nobody has died but the process. And what somebody may is known again only once there are things."""
+    world = machine.world
+    b = world.keeping("b", owner="other")
+    b.subscribe("will")
+    is_5 = version is V5
+    how: dict[str, Any] = {"clean": False, "session_expiry": expiry} if is_5 else {"clean": not expiry}
+    will = Will("will", b"x", 1, properties=Properties(will_delay=delay) if is_5 else Properties())
+    for name in ("gone", "back"):
+        world.connect(name, version, will=will, **how)
+    world.permission("thing").unpublishable.add("will")
+    world = machine.crash(after=10)
+    b = world.keeping("b", owner="other")
+    world.permission("thing").unpublishable.clear()
+    due = max(RETURN_SECONDS, min(delay, expiry)) if is_5 else RETURN_SECONDS
+    world.time.pass_by(due - 0.1)
+    assert b.payloads() == []
+    back = world.connect("back", version, **how)
+    # What is kept for a will alone is no session that anybody finds again.
+    assert back.present == (expiry == 3_600 or (not is_5 and expiry > 0))
+    world.time.pass_by(0.1)
+    assert b.payloads() == [b"x"]
+    back.leave()
+    world.time.pass_by(100)
+    assert b.payloads() == []
+
+
+def test_a_will_that_was_due_while_there_was_no_process(machine: Machine):
+    world = machine.world
+    b = world.keeping("b", owner="other")
+    b.subscribe("will")
+    will = Will("will", b"x", 1, properties=Properties(will_delay=30))
+    world.keeping("a", will=will, session_expiry=40).leave(will=True)
+    # It may be interrupted again, too.
+    for seconds in (1_000, RETURN_SECONDS - 1):
+        world = machine.crash(after=seconds)
+        b = world.keeping("b", owner="other")
+        assert b.payloads() == []
+    world.time.pass_by(RETURN_SECONDS)
+    assert b.payloads() == [b"x"]
+    assert [session.client_id for session in world.hub.sessions] == ["b"]
+    world.time.turn()
+    assert [row.client_id for row in machine.store.load().sessions] == ["b"]
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_who_comes_back_after_a_restart_with_another_session(machine: Machine, clean: bool):
+    """With the new session the old one ends, and with that its will is due (MQTT-3.1.2-8)."""
+    world = machine.world
+    b = world.keeping("b", owner="other")
+    b.subscribe("will")
+    world.keeping("a", will=Will("will", b"x", 1))
+    world = machine.crash()
+    b = world.keeping("b", owner="other")
+    assert world.connect("a", clean=clean, session_expiry=3_600).present != clean
+    world.time.pass_by(RETURN_SECONDS)
+    assert b.payloads() == ([b"x"] if clean else [])
 
 
 def test_a_session_expires_while_nobody_is_there(machine: Machine):

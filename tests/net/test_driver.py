@@ -874,6 +874,13 @@ def test_what_a_session_has_counted_is_in_the_record_of_its_end(bench: Make, sen
     one.session.facts.sent, one.session.facts.received = sent, received
     record = one.start().ended()
     assert (record["sent"], record["received"]) == (sent or 0, received or 0)
+    assert "dropped" not in record
+
+
+def test_what_a_client_has_missed_is_in_the_record_of_its_end(bench: Make):
+    one = bench({Opened: [Close("over")]})
+    one.session.facts.dropped = 3
+    assert one.start().ended()["dropped"] == 3
 
 
 # --- a client that does not take what it is sent ----------------------------------------------------------------------

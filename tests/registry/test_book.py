@@ -261,6 +261,66 @@ def test_a_bug_of_one_keeps_nothing_from_the_others(book: Book) -> None:
     assert book.named(ONE) is None
 
 
+# --- what is not there any more --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deleted(book: Book) -> list[str]:
+    """What the book has told."""
+    told: list[str] = []
+    book.deleted = told.append
+    return told
+
+
+def test_what_was_deleted_is_told(book: Book, deleted: list[str]) -> None:
+    book.apply(changed(entry(TWO, b"two"), entry(THREE, b"three")))
+    book.apply(changed(gone=(ONE, TWO)))
+    assert sorted(deleted) == [ONE, TWO]
+    book.replace(everything())
+    assert sorted(deleted) == [ONE, TWO, THREE]
+    book.replace(everything())
+    book.apply(changed(gone=(ONE,)))
+    assert len(deleted) == 3
+
+
+def test_what_is_there_still_was_not_deleted(book: Book, deleted: list[str]) -> None:
+    for other in (entry(enabled=False), entry(key=b"new"), entry(rights={}), entry()):
+        book.apply(changed(other))
+        book.replace(everything(entry(rights={}, enabled=False)))
+    book.apply(changed(channels={HERE: False}))
+    book.lost()
+    book.close()
+    assert deleted == []
+
+
+def test_who_lost_its_key_to_another_in_silence_is_told_of_as_well(book: Book, deleted: list[str]) -> None:
+    book.apply(changed(entry(TWO)))
+    assert deleted == [ONE]
+
+
+def test_what_was_deleted_while_the_source_was_away_is_told_once_it_is_back(
+    book: Book, clock: Clock, deleted: list[str]
+) -> None:
+    book.lost()
+    clock.advance(1000)
+    assert deleted == []
+    book.replace(everything(entry(TWO, b"two")))
+    assert deleted == [ONE]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_its_sessions_hear_of_it_first(book: Book, whole: bool) -> None:
+    """So that they end with what they have, and nothing is left when the rest of it is forgotten."""
+    heard: list[object] = []
+    book.watch(ONE, heard.append)
+    book.deleted = lambda thing: heard.append((thing, book.named(thing)))
+    if whole:
+        book.replace(everything())
+    else:
+        book.apply(changed(gone=(ONE,)))
+    assert heard == [Change.REVOKED, (ONE, None)]
+
+
 # --- a source that is away ------------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,25 @@ def test_the_same_address_of_another_upstream_is_another_one() -> None:
     assert list(backends.order(others)) == list(others)
 
 
+def test_where_nobody_takes_turns_the_first_is_the_first() -> None:
+    clock = Clock()
+    backends = Backends(clock)
+    assert [list(backends.preferred(THREE)) for _ in range(3)] == [[A, B, C]] * 3
+    assert list(backends.preferred((A,))) == [A]
+    backends.failed(B)
+    backends.failed(A)
+    assert list(backends.preferred(THREE)) == [C, A, B]
+    backends.worked(A)
+    assert list(backends.preferred(THREE)) == [A, C, B]
+    clock.now += DOWN_SECONDS - 0.001
+    assert list(backends.preferred(THREE)) == [A, C, B]
+    clock.now += 0.001
+    assert list(backends.preferred(THREE)) == [A, B, C]
+    for one in THREE:
+        backends.failed(one)
+    assert list(backends.preferred(THREE)) == [A, B, C]
+
+
 @given(st.lists(st.tuples(st.sampled_from(("order", "failed", "worked", "wait")), st.sampled_from(THREE)), max_size=30))
 def test_all_are_always_tried_each_once(steps: list[tuple[str, Dial]]) -> None:
     """Those that have failed lately after all that have not."""

@@ -107,7 +107,19 @@ def test_a_reload_that_failed_is_told_and_changes_nothing_else(ready: bool, stat
     assert (answer.status, answer.said["reload"]) == (status, "failed")
 
 
-@pytest.mark.parametrize("health", [WELL, Health(False, True, 0)])
+@pytest.mark.parametrize(("known", "told"), [(True, "ok"), (False, "away")])
+def test_where_there_is_a_registry_it_is_told_how_it_is(known: bool, told: str) -> None:
+    """What is known of things counts for a while, so who comes in is not turned away."""
+    answer = Conversation(Health(True, False, 3, registry=known)).ask(request(READY))
+    assert (answer.status, answer.said) == (
+        200,
+        {"status": "ready", "reload": "ok", "connections": 3, "registry": told},
+    )
+    answer = Conversation(Health(False, False, 3, registry=known)).ask(request(READY))
+    assert (answer.status, answer.said["registry"]) == (503, told)
+
+
+@pytest.mark.parametrize("health", [WELL, Health(False, True, 0), Health(True, False, 0, registry=False)])
 def test_live_is_live_whatever_else_is_wrong(health: Health) -> None:
     answer = Conversation(health).ask(request(LIVE))
     assert (answer.status, answer.said) == (200, {"status": "live"})

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from gateway.session.backends import DOWN_SECONDS, Backends
 from gateway.session.mqtt_access import BrokerLogin
-from gateway.session.mqtt_broker import _MAX_AHEAD
+from gateway.session.mqtt_broker import _MAX_AHEAD, BrokerLink
 from gateway.session.mqtt_link import TOPIC_ALIASES
 from gateway.session.vocabulary import (
     Close,
+    Denial,
     Dial,
     Dialed,
     Ended,
@@ -27,7 +29,7 @@ from gateway.session.vocabulary import (
     StartTLS,
     TimedOut,
 )
-from gateway.upstream import TLSMode
+from gateway.upstream import Address, TLSMode
 from gateway.wire import mqtt
 from gateway.wire.mqtt_packets import (
     ConnAck,
@@ -36,6 +38,7 @@ from gateway.wire.mqtt_packets import (
     PingReq,
     PingResp,
     Properties,
+    PubAck,
     Publish,
     Reason,
     Refusal,
@@ -62,6 +65,7 @@ from tests.mqtt_sessions import (
 )
 
 versions = pytest.mark.parametrize("version", [V31, V311, V5])
+THIRD = Address("mq3.example", 1883)
 
 
 def world(**given: Any) -> World:
@@ -85,7 +89,9 @@ def test_step_by_step(version: Version):
     before = len(talk.commands)
     talk.said(hello(version, keep_alive=60, will=Will(TOPIC, b"bye", 1, True), clean_start=False))
     hold, deadline, dial = talk.commands[before:]
-    assert (hold, dial) == (Hold(), Dial(here.access.upstream, FIRST))  # type: ignore[arg-type]  # it has one
+    upstream = here.access.upstream
+    assert upstream is not None
+    assert (hold, dial) == (Hold(), Dial(upstream, FIRST, name=("mqtt:main", str(FIRST))))
     assert talk.deadline == CONNECT_TIMEOUT
     assert not talk.entered
     talk.tell(Dialed())
@@ -144,10 +150,66 @@ def test_each_address_is_tried_in_turn(stage: str, how: str):
 
 
 def test_the_second_address_is_as_good_as_the_first():
-    talk = login().event(Lost(Side.UPSTREAM, "x")).event(Dialed())
+    talk = login().broker(b"\x20").event(Lost(Side.UPSTREAM, "x")).event(Dialed())
     assert len(talk.upstream()) == 1
     talk.heard(ConnAck(), PingResp())
     assert talk.take() == [ConnAck(), PingResp()]
+
+
+def remembering(*addresses: Address) -> World:
+    here = world(upstream=broker(TLSMode.DISABLE, *addresses))
+    here.reload(backends=Backends(here.time.clock))
+    return here
+
+
+def dialed(here: World) -> list[Address]:
+    """Where the next client is led, one address after the other, if none is there."""
+    talk = here.talk().said(hello())
+    while not talk.closed:
+        talk.tell(Lost(Side.UPSTREAM, "connection refused"))
+    return talk.dials
+
+
+def led_to(here: World) -> Address:
+    """Where the next one is led first; it goes away again."""
+    talk = here.talk().said(hello())
+    talk.gone()
+    return talk.dials[0]
+
+
+def test_an_address_that_failed_is_the_last_for_a_while_for_everybody():
+    here = remembering(FIRST, SECOND, THIRD)
+    assert [led_to(here) for _ in range(3)] == [FIRST] * 3  # no turns: each is to find what it has left there
+    talk = here.talk().said(hello()).event(Lost(Side.UPSTREAM, "connection refused"))
+    assert talk.dials == [FIRST, SECOND]
+    assert led_to(here) == SECOND
+    here.pass_by(DOWN_SECONDS)
+    assert dialed(here) == [FIRST, SECOND, THIRD]
+
+
+def test_one_that_has_let_somebody_in_has_not_failed():
+    here = remembering(FIRST, SECOND)
+    talk = here.talk().said(hello()).event(Lost(Side.UPSTREAM, "x")).event(Lost(Side.UPSTREAM, "x"))
+    assert talk.closed
+    late = here.talk().said(hello()).event(Dialed())
+    assert late.dials == [FIRST]
+    here.pass_by(DOWN_SECONDS / 2)
+    assert dialed(here) == [FIRST, SECOND]
+    late = here.talk().said(hello()).event(Lost(Side.UPSTREAM, "x")).event(Dialed()).heard(ConnAck())
+    assert not late.closed
+    assert dialed(here) == [SECOND, FIRST]
+
+
+@pytest.mark.parametrize("how", ["credentials", "version", "client"])
+def test_what_is_no_fault_of_the_server_is_not_held_against_it(how: str):
+    here = remembering(FIRST, SECOND)
+    talk = here.talk().said(hello(V5)).event(Dialed())
+    if how == "client":
+        talk.gone()
+    else:
+        talk.heard(ConnAck(False, 0x87 if how == "credentials" else 0x84))
+    assert talk.closed
+    assert led_to(here) == FIRST
 
 
 @versions
@@ -208,16 +270,14 @@ def test_an_answer_may_come_in_any_pieces_with_what_was_kept_behind_it():
         (V5, Reason.BANNED, BrokerLogin(), Reason.NOT_AUTHORIZED),
         (V5, Reason.BAD_USER_NAME_OR_PASSWORD, BrokerLogin(False, "g"), Reason.SERVER_UNAVAILABLE),
         (V5, Reason.NOT_AUTHORIZED, BrokerLogin(False, "g"), Reason.SERVER_UNAVAILABLE),
-        (V5, Reason.SERVER_BUSY, BrokerLogin(), Reason.SERVER_BUSY),
-        (V5, Reason.QUOTA_EXCEEDED, BrokerLogin(), Reason.QUOTA_EXCEEDED),
+        (V5, Reason.BANNED, BrokerLogin(False), Reason.SERVER_UNAVAILABLE),
         (V5, Reason.UNSUPPORTED_PROTOCOL_VERSION, BrokerLogin(), Reason.UNSUPPORTED_PROTOCOL_VERSION),
-        (V5, Reason.USE_ANOTHER_SERVER, BrokerLogin(), Reason.SERVER_UNAVAILABLE),
-        (V5, Reason.CLIENT_IDENTIFIER_NOT_VALID, BrokerLogin(), Reason.SERVER_UNAVAILABLE),
+        (V5, Reason.UNSUPPORTED_PROTOCOL_VERSION, BrokerLogin(False), Reason.UNSUPPORTED_PROTOCOL_VERSION),
         (V311, Refusal.NOT_AUTHORIZED, BrokerLogin(), Refusal.NOT_AUTHORIZED),
         (V311, Refusal.BAD_USER_NAME_OR_PASSWORD, BrokerLogin(), Refusal.NOT_AUTHORIZED),
         (V311, Refusal.BAD_USER_NAME_OR_PASSWORD, BrokerLogin(False), Refusal.SERVER_UNAVAILABLE),
-        (V311, Refusal.IDENTIFIER_REJECTED, BrokerLogin(), Refusal.SERVER_UNAVAILABLE),
-        (V31, Refusal.UNACCEPTABLE_PROTOCOL_VERSION, BrokerLogin(), Refusal.SERVER_UNAVAILABLE),
+        (V31, Refusal.NOT_AUTHORIZED, BrokerLogin(), Refusal.NOT_AUTHORIZED),
+        (V31, Refusal.UNACCEPTABLE_PROTOCOL_VERSION, BrokerLogin(), Refusal.UNACCEPTABLE_PROTOCOL_VERSION),
     ],
 )
 def test_a_refused_login_is_told_as_far_as_it_is_the_clients_business(
@@ -231,6 +291,69 @@ def test_a_refused_login_is_told_as_far_as_it_is_the_clients_business(
     assert talk.dials == [FIRST]
     assert talk.session.facts.decision == "refused"
     assert not talk.entered
+
+
+@pytest.mark.parametrize("code", [Reason.SERVER_BUSY, Reason.USE_ANOTHER_SERVER])
+def test_a_second_broker_may_let_in_whom_the_first_has_no_room_for(code: Reason):
+    talk = login(V5).heard(ConnAck(False, code), PingResp())
+    assert talk.dials == [FIRST, SECOND]
+    assert talk.deadline == CONNECT_TIMEOUT
+    assert not talk.closed
+    talk.event(Dialed())
+    assert [type(one) for one in talk.upstream()] == [Connect]
+    talk.heard(ConnAck())
+    (answer,) = talk.take()
+    assert isinstance(answer, ConnAck)
+    assert answer.code == 0
+    facts = talk.session.facts
+    assert (facts.decision, facts.upstream) == ("allowed", f"mqtt:main {SECOND}")
+
+
+@pytest.mark.parametrize(
+    ("version", "code", "expected"),
+    [
+        (V5, Reason.SERVER_BUSY, Reason.SERVER_BUSY),
+        (V5, Reason.QUOTA_EXCEEDED, Reason.QUOTA_EXCEEDED),
+        (V5, Reason.SERVER_UNAVAILABLE, Reason.SERVER_UNAVAILABLE),
+        (V5, Reason.USE_ANOTHER_SERVER, Reason.SERVER_UNAVAILABLE),
+        (V5, Reason.CLIENT_IDENTIFIER_NOT_VALID, Reason.SERVER_UNAVAILABLE),
+        (V5, Reason.UNSPECIFIED_ERROR, Reason.SERVER_UNAVAILABLE),
+        (V311, Refusal.SERVER_UNAVAILABLE, Refusal.SERVER_UNAVAILABLE),
+        (V311, Refusal.IDENTIFIER_REJECTED, Refusal.SERVER_UNAVAILABLE),
+        (V31, Refusal.SERVER_UNAVAILABLE, Refusal.SERVER_UNAVAILABLE),
+    ],
+)
+def test_only_once_no_broker_is_left_the_client_hears_of_it(version: Version, code: int, expected: int):
+    properties = Properties(reason_string="internal", server_reference="10.0.0.9") if version is V5 else Properties()
+    talk = login(version)
+    for _ in range(2):
+        assert not talk.closed
+        talk.heard(ConnAck(False, code, properties)).event(Dialed())
+    assert talk.dials == [FIRST, SECOND]
+    assert talk.code == expected
+    assert talk.reason == f"upstream mqtt:main {SECOND}: the broker refused the login with code {int(code)}"
+    assert b"internal" not in talk.of(Close)[0].farewell
+    assert talk.session.facts.decision == "refused"
+    assert not talk.entered
+
+
+def test_it_hears_of_the_last_one():
+    talk = login(V5).heard(ConnAck(False, Reason.SERVER_BUSY)).event(Lost(Side.UPSTREAM, "connection refused"))
+    assert talk.code == Reason.SERVER_UNAVAILABLE
+    talk = login(V5).event(Lost(Side.UPSTREAM, "x")).event(Dialed()).heard(ConnAck(False, Reason.SERVER_BUSY))
+    assert talk.code == Reason.SERVER_BUSY
+    talk = login(V5).heard(ConnAck(False, Reason.SERVER_BUSY)).event(Dialed()).heard(ConnAck(False, Reason.BANNED))
+    assert talk.code == Reason.NOT_AUTHORIZED
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_a_broker_that_does_not_know_5_says_so_in_its_own_words(cut: int):
+    """In 3.1.1's form, which 5.0 does not have (3.1.1: 3.2.2.3)."""
+    answer = b"\x20\x02\x00\x01"
+    talk = login(V5).broker(answer[:cut]).broker(answer[cut:]) if cut else login(V5).broker(answer)
+    assert talk.code == Reason.UNSUPPORTED_PROTOCOL_VERSION
+    assert talk.reason == "the broker does not speak MQTT 5"
+    assert talk.dials == [FIRST]
 
 
 @pytest.mark.parametrize(
@@ -251,15 +374,18 @@ def test_a_refused_login_is_told_as_far_as_it_is_the_clients_business(
         b"\xff\xff\xff\xff\xff",
     ],
 )
-def test_what_is_no_answer_ends_it(answer: bytes):
+def test_what_is_no_answer_leads_to_the_next_broker_and_at_last_ends_it(answer: bytes):
     for version, code in ((V311, Refusal.SERVER_UNAVAILABLE), (V5, Reason.SERVER_UNAVAILABLE)):
         if version is V5 and answer == b"\x20\x03\x00\x00\x00":
             continue  # which is one, of 5.0
-        talk = login(version).broker(answer)
-        if not talk.closed:
-            talk.broker(bytes(200))
+        talk = login(version)
+        for address in (FIRST, SECOND):
+            assert talk.dials[-1] == address
+            talk.event(Dialed()).broker(answer)
+            if talk.dials[-1] == address and not talk.closed:
+                talk.broker(bytes(200))
         assert talk.code == code
-        assert talk.reason.startswith("the broker's answer")
+        assert talk.reason.startswith(f"upstream mqtt:main {SECOND}: its answer")
         assert not talk.entered
 
 
@@ -269,7 +395,9 @@ def test_one_that_never_comes_costs_no_more_than_one_packet():
     talk.broker(b"\x20\xfd\x1f")
     for _ in range(4):
         talk.broker(bytes(1000))
-    assert len(talk.session._link._gathered) < 4096  # type: ignore[union-attr]  # of a BrokerLink
+    link = talk.link
+    assert isinstance(link, BrokerLink)
+    assert len(link._gathered) < 4096
     here.pass_by(2 * CONNECT_TIMEOUT)
     assert talk.code == Refusal.SERVER_UNAVAILABLE
 
@@ -360,7 +488,7 @@ def test_a_client_that_leaves_in_order_takes_leave_of_the_broker_in_order():
 
 
 @pytest.mark.parametrize("how", ["lost", "malformed", "shutdown", "silence", "ended"])
-def test_one_that_does_not_leaves_its_will_so_the_broker_hears_nothing(how: str):
+def test_one_that_does_not_leaves_its_will_so_the_broker_hears_no_goodbye(how: str):
     here = world()
     talk = here.through(version=V5, keep_alive=10, will=Will(TOPIC, b"bye"))
     if how == "silence":
@@ -369,8 +497,51 @@ def test_one_that_does_not_leaves_its_will_so_the_broker_hears_nothing(how: str)
         events: dict[str, Event] = {"lost": Lost(Side.CLIENT, "x"), "shutdown": ShuttingDown(), "ended": Ended()}
         talk.event(events[how]) if how in events else talk.client(b"\x00\x00")
     assert talk.raw_upstream() == b""
-    assert not talk.of(HangUp)
+    # What is on its way there arrives, where it is us who end it.
+    assert talk.of(HangUp) == ([] if how in ("lost", "ended") else [HangUp(orderly=True)])
     assert bool(talk.closed) == (how != "ended")
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize(
+    ("wrong", "goodbye", "code"),
+    [
+        (b"\x00\x00", False, Reason.MALFORMED_PACKET),
+        (mqtt.serialize(hello(V5), V5), False, Reason.PROTOCOL_ERROR),
+        (mqtt.serialize(PingResp(), V5), False, Reason.PROTOCOL_ERROR),
+        (mqtt.serialize(Publish("elsewhere", b"x"), V5), True, Reason.NOT_AUTHORIZED),
+    ],
+)
+def test_what_passed_before_what_went_wrong_in_the_same_read_arrives(
+    wrong: bytes, goodbye: bool, code: Reason, drop: bool
+):
+    if drop and code is Reason.NOT_AUTHORIZED:
+        return  # which is nothing wrong then
+    talk = world(drop_denied=drop).through(version=V5, will=Will(TOPIC, b"bye"))
+    refused = Publish("elsewhere", b"x", 1, packet_id=4)
+    passed = [Publish(TOPIC, b"1"), Publish(TOPIC, b"2"), Publish(TOPIC, b"3", 1, packet_id=5)]
+    before = len(talk.commands)
+    told = (*passed[:1], refused, *passed[1:])
+    talk.client(b"".join(mqtt.serialize(one, V5) for one in told) + wrong + mqtt.serialize(Publish(TOPIC, b"late"), V5))
+    assert talk.code == code
+    assert talk.upstream() == [*passed, *([Disconnect()] if goodbye else [])]
+    assert talk.take() == [PubAck(4, Reason.NOT_AUTHORIZED), Disconnect(code)]
+    kinds = [type(one) for one in talk.commands[before:] if not isinstance(one, Denial)]
+    assert kinds == [*[Send] * (3 if goodbye else 2), HangUp, Close]
+    assert talk.of(HangUp) == [HangUp(orderly=True)]
+
+
+def test_so_does_what_the_broker_said_before_it_went_wrong():
+    talk = world().through(version=V5)
+    talk.broker(mqtt.serialize(Publish(TOPIC, b"1"), V5) * 2 + mqtt.serialize(PubAck(9), V5) + b"\x00\x00")
+    assert talk.reason.startswith("the broker: ")
+    assert talk.take() == [*[Publish(TOPIC, b"1")] * 2, PubAck(9), Disconnect(Reason.SERVER_SHUTTING_DOWN)]
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+def test_the_audit_is_told_of_no_messages_that_the_broker_has_dropped(version: Version):
+    talk = world().through(version=version).gone()
+    assert talk.session.facts.dropped is None
 
 
 def test_a_shutdown_on_the_way_is_told_in_connack():

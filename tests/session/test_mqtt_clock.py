@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.session.mqtt_link import _STUCK
 from gateway.session.vocabulary import Dialed, Hold, Proceed, Send, Side, TimedOut
 from gateway.wire import mqtt
 from gateway.wire.mqtt_packets import ConnAck, Disconnect, PingReq, PingResp, Publish, Reason, Refusal, Version, Will
@@ -287,6 +288,76 @@ def test_both_reasons_not_to_read_have_to_be_gone():
     assert talk.held
     here.pass_by(1.01)
     assert not talk.held
+
+
+@pytest.mark.parametrize("version", [V311, V5])
+def test_who_does_not_take_what_it_is_sent_is_not_waited_for_without_end(version: Version):
+    here = world("hub")
+    listener = client(here, client_id="l").subscribed(MINE)
+    talk = client(here, tls=shown(OTHER_THING), version=version, keep_alive=10, will=Will(TOPIC, b"bye"))
+    talk.slow = True
+    here.pass_by(7)
+    talk.said(PingReq())
+    assert talk.held
+    assert talk.deadline == _STUCK  # and no more that of its keep-alive
+    here.pass_by(_STUCK - 0.1)
+    assert not talk.closed
+    here.pass_by(0.1)
+    assert talk.reason == "the client does not take what it is sent"
+    assert talk.code == (Reason.QUOTA_EXCEEDED if version is V5 else None)
+    assert payloads(listener.take()) == [b"bye"]
+    assert here.hub.sessions.online == 1
+
+
+def test_who_takes_it_in_time_goes_on_as_before():
+    here = world("hub")
+    talk = client(here, keep_alive=10)
+    for _ in range(3):
+        talk.slow = True
+        talk.said(PingReq())
+        here.pass_by(_STUCK - 1)
+        talk.drained()
+        assert not talk.held
+        assert talk.deadline == 15
+    here.pass_by(14.9)
+    assert not talk.closed
+    here.pass_by(0.1)
+    assert talk.reason == "the client was silent for longer than its keep-alive"
+
+
+def test_who_does_not_send_may_take_as_long_as_it_wants():
+    """What it is sent has a bound of its own."""
+    here = world("hub")
+    talk = client(here, keep_alive=0)
+    talk.slow = True
+    here.pass_by(1e6)
+    assert not talk.closed
+
+
+def test_haste_is_not_being_stuck():
+    here = world("hub", packet_rate=1.0)
+    talk = client(here, keep_alive=0)
+    talk.said(*[PingReq()] * 201)
+    here.pass_by(100)
+    talk.slow = True
+    here.pass_by(100.1)
+    # From now on it is.
+    assert talk.held
+    assert talk.deadline == pytest.approx(_STUCK)
+    here.pass_by(_STUCK - 0.2)
+    assert not talk.closed
+    here.pass_by(0.2)
+    assert talk.reason == "the client does not take what it is sent"
+
+
+def test_the_certificate_of_who_is_stuck_may_end_before():
+    here = world("hub")
+    talk = client(here, tls=shown(expires=here.time.now + 20))
+    talk.slow = True
+    talk.said(PingReq())
+    assert talk.deadline == 20
+    here.pass_by(20)
+    assert talk.reason == "the client certificate has expired"
 
 
 def test_what_was_read_ahead_of_the_broker_counts_too():

@@ -88,6 +88,7 @@ def test_a_client_comes_in_step_by_step():
     assert talk.commands[2:] == [SetDeadline(HANDSHAKE)]
     talk.said(hello(keep_alive=10))
     assert talk.commands[3:] == [Send(Side.CLIENT, bytes((0x20, 2, 0, 0))), Enter(), SetDeadline(15.0)]
+    assert not talk.session._buffer
     facts = talk.session.facts
     assert (facts.tls, facts.subject, facts.decision) == ("TLSv1.3", THING_ID, "allowed")
     assert (facts.client_id, facts.rule) == ("c", "rules:1: allow all all")

@@ -184,6 +184,7 @@ def test_what_may_be_part_of_a_run(version: Version, qos: int, flags: int):
         b"\x32\x04\x00\x01a\x00",  # half an identifier
         b"\x30\x80\x00\x00\x01a\x00",  # a length in more bytes than it needs
         b"\x30\x80\x80\x00\x00\x01a\x00",
+        b"\x30\x84\x00\x00\x01a\x00",
         b"\x30\x01\x00",
         b"\x30\x00",
     ],
@@ -192,6 +193,22 @@ def test_what_only_looks_like_one_that_is_known_is_malformed(data: bytes):
     seen = Seen(V5, frames(V5, ANY, KNOWN)).read(data + b"\xff")
     assert seen.malformed
     assert not seen.runs or seen.packets == alone(seen.data, V5)
+
+
+@pytest.mark.parametrize("data", [b"\x30\x03\x00\x03b/c", b"\x32\x05\x00\x03b/c\x00\x01", b"\x30\x02\x00\x01a"])
+def test_a_name_that_reaches_beyond_its_packet_is_malformed_known_or_not(data: bytes):
+    for known in ((), KNOWN):
+        seen = Seen(V311, frames(V311, ANY, known)).read(data + data)
+        assert seen.malformed
+        assert seen.packets == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_packets_with_identifiers_are_each_a_run(version: Version):
+    """Also where they are the same to the byte."""
+    data = publish(version, "a", 5, 1)
+    seen = Seen(version, frames(version, ANY, KNOWN)).read(data * 3)
+    assert (seen.runs, len(seen.packets)) == (3, 3)
 
 
 def test_a_packet_that_is_too_large_is_refused_before_it_is_kept_known_or_not():

@@ -123,7 +123,7 @@ def test_a_share_is_asked_by_the_filter_in_it():
     talk = World().client(version=V5)
     talk.said(Subscribe(1, (Subscription(f"$share/g/{MINE}"), Subscription(f"$share/g/{DENIED}"))))
     assert talk.take() == [SubAck(1, (0, Reason.NOT_AUTHORIZED))]
-    assert list(talk.session._link.filters()) == [MINE]
+    assert list(talk.link.filters()) == [MINE]
 
 
 # --- what does not ---------------------------------------------------------------------------------------------------
@@ -429,6 +429,28 @@ def test_a_slow_listener_misses_what_it_may_and_gets_the_rest_once_it_has_taken_
     listener.drained()
     assert payloads(listener.take()) == [b"kept0", b"kept1", b"kept2"]
     assert not listener.closed
+
+
+def test_what_it_has_missed_is_told_at_its_end():
+    world = World()
+    publisher = world.client(client_id="p")
+    for missed in (3, 0, 2):
+        listener = world.client(client_id="l", clean_start=False).subscribed(MINE, qos=1)
+        listener.slow = bool(missed)
+        for number in range(missed + 1):
+            publisher.said(publish(payload=b"%d" % number))
+        assert listener.session.facts.dropped is None
+        listener.gone()
+        # Of this connection, though its session has missed more.
+        assert listener.session.facts.dropped == (missed or None)
+
+
+def test_who_was_not_let_in_has_missed_nothing():
+    world = World()
+    world.registry.available = False
+    talk = world.talk().said(hello())
+    assert talk.closed
+    assert talk.session.facts.dropped is None
 
 
 def test_a_listener_that_lets_too_much_come_together_is_disconnected():

@@ -175,7 +175,7 @@ def test_without_a_registry_the_name_is_all_there_is():
     for user, allowed in ((None, False), ("meter-8", False), ("meter-7", True)):
         talk = asks(world, shown(METER), user, b"whatever")
         assert verdict(talk) is LET_IN
-        permission = talk.session._link.entry.permission
+        permission = talk.link.entry.permission
         assert permission.publish("name/meter-7")
         assert permission.publish("user/meter-7") == allowed
         assert not permission.publish("user/meter-8")
@@ -221,7 +221,7 @@ def test_who_is_nobody_in_particular_needs_a_rule_for_such():
         assert verdict(asks(world, NAMELESS, "meter-7", b"x")) == expected
     # What such a one calls itself proves nothing.
     world = World(things=None, topics=topics("allow all all u/%u/#", "allow all all c/%c/#", "allow all all i/%i/#"))
-    permission = asks(world, NAMELESS, "meter-7", b"x").session._link.entry.permission
+    permission = asks(world, NAMELESS, "meter-7", b"x").link.entry.permission
     assert not permission.publish("u/meter-7/x")
     assert not permission.publish("c//x")
     assert not permission.publish("c/meter-7/x")
@@ -290,7 +290,7 @@ def test_a_will_obeys_the_rules_of_a_publish(topic: str, expected: int | None, q
 
 def test_where_there_are_rules_about_topics_they_decide_and_not_the_channels():
     world = World(topics=topics("allow all publish devices/%u/#"))
-    permission = asks(world, shown()).session._link.entry.permission
+    permission = asks(world, shown()).link.entry.permission
     assert permission.publish(f"devices/{THING_ID}/x")
     assert not permission.publish(f"devices/{OTHER_ID}/x")
     assert not permission.publish(TOPIC)
@@ -305,7 +305,7 @@ def test_the_same_client_id_of_two_things_is_two_sessions():
     one = world.client(shown(), **kept).subscribed(TOPIC, qos=1)
     other = world.client(shown(OTHER_THING), **kept)
     assert not one.closed
-    assert other.session._link.filters() == []
+    assert other.link.filters() == []
     one.gone()
     answer = world.talk(shown(OTHER_THING)).said(hello(**kept)).take()[0]
     assert answer == ConnAck(True)  # its own
@@ -378,6 +378,17 @@ def test_no_owner_and_client_id_look_like_anothers_to_a_broker(owner: str, mine:
     assert (seen(owner, mine) == seen(other, theirs)) == ((owner, mine) == (other, theirs))
 
 
+@pytest.mark.parametrize(
+    ("owner", "mine", "other", "theirs"),
+    [("a", "b:c", "a:b", "c"), ("a", "%3Ab", "a:", "b"), ("a", ":b", "a:", "b"), ("a%3Ab", "c", "a:b", "c")],
+)
+def test_nor_where_somebody_tries(owner: str, mine: str, other: str, theirs: str):
+    def seen(owner: str, client_id: str) -> str:
+        return broker_client_id(Entry(Connect(V311, client_id), owner, 1.0, None, ""), prefixed=True)  # type: ignore[arg-type]  # nobody asks it
+
+    assert seen(owner, mine) != seen(other, theirs)
+
+
 def test_what_a_broker_hears_of_a_client_id():
     for given_id, expected in (("c:d", f"{THING_ID}:c:d"), ("", None)):
         world = World(upstream=broker())
@@ -437,7 +448,7 @@ def test_without_a_registry_the_clients_own_words_go_on_but_for_a_key_that_is_pr
 
 def test_no_secret_is_in_a_repr():
     talk = asks(World(upstream=broker(), login=BrokerLogin(False, "g", b"hush-hush")), shown(), None, KEY.encode())
-    for one in (talk.session._link.entry, talk.session._current(), Rejected(Reason.NOT_AUTHORIZED, "x")):
+    for one in (talk.link.entry, talk.session._current(), Rejected(Reason.NOT_AUTHORIZED, "x")):
         assert KEY not in repr(one)
         assert "hush" not in repr(one)
 

@@ -199,6 +199,14 @@ def test_the_pubrel_of_what_was_dropped_is_answered_here():
     assert talk.upstream() == [publish(2), PubRel(5)]
 
 
+def test_in_5_a_refusal_is_the_end_of_it_and_the_identifier_is_free_again():
+    """MQTT-4.3.3: after such a PUBREC there is no PUBREL."""
+    talk = through(V5).said(publish(2, DENIED), publish(2))
+    talk.heard(PubRec(5))
+    talk.said(PubRel(5))
+    assert talk.upstream() == [publish(2), PubRel(5)]
+
+
 def test_what_is_dropped_between_others_leaves_those_as_they_were():
     talk = through(drop_denied=True)
     talk.said(publish(payload=b"1"), publish(topic=DENIED), publish(payload=b"2"), publish(1, DENIED), PingReq())
@@ -329,7 +337,7 @@ def test_a_share_is_asked_by_the_filter_in_it():
 def test_what_is_subscribed_to_is_known_until_it_is_not():
     talk = through(V5)
     talk.said(Subscribe(1, (Subscription(MINE), Subscription(f"$share/g/{TOPIC}"), Subscription(DENIED))))
-    link = talk.session._link
+    link = talk.link
     assert sorted(link.filters()) == sorted([MINE, TOPIC])
     talk.said(Unsubscribe(2, (f"$share/g/{TOPIC}", "never")))
     assert list(link.filters()) == [MINE]

@@ -26,6 +26,7 @@ from gateway.wire.mqtt_packets import (
     Will,
 )
 from tests.mqtt_sessions import (
+    CA,
     CHANNEL,
     FOREIGN,
     KEY,
@@ -46,6 +47,7 @@ from tests.mqtt_sessions import (
     shown,
     topics,
 )
+from tests.pki import issue
 
 wheres = pytest.mark.parametrize("where", ["hub", "broker"])
 MINE = f"channels/{CHANNEL}/messages/#"
@@ -109,7 +111,7 @@ def test_a_change_ends_live_sessions_at_once(where: str, change: Change, version
         assert payloads(listener.take()) == ([] if revoked else [b"bye"])
     else:
         assert talk.upstream() == ([Disconnect()] if revoked else [])
-        assert talk.of(HangUp) == ([HangUp(orderly=True)] if revoked else [])
+        assert talk.of(HangUp) == [HangUp(orderly=True)]
 
 
 @wheres
@@ -138,6 +140,14 @@ def test_more_rights_are_there_at_once_and_what_was_decided_is_decided_anew(wher
     assert here.registry.asked == [FOREIGN, CHANNEL, FOREIGN, CHANNEL]
     if where == "broker":
         assert payloads(talk.upstream()) == [b"1", b"3", b"3"]
+
+
+@wheres
+def test_who_leaves_at_once_leaves_a_record_of_what_it_was_denied(where: str):
+    talk = client(world(where, drop_denied=True))
+    talk.said(Publish(topic_of(FOREIGN), b"x"), Disconnect())
+    assert talk.reason == "the client has disconnected"
+    assert talk.denials == [("publish", topic_of(FOREIGN))]
 
 
 def test_a_change_while_it_is_at_something_waits_its_turn_and_ends_it_once():
@@ -348,6 +358,27 @@ def test_whatever_would_not_be_let_in_now_has_to_go(where: str, before: dict[str
     assert talk.reason.startswith("denied: ")
 
 
+def test_what_a_broker_has_for_it_is_decided_anew():
+    here = with_rules("broker")
+    talk = client(here, shown(METER))
+    for _ in range(2):
+        talk.heard(Publish("a", b"1"), Publish("b", b"1"))
+    assert payloads(talk.take()) == [b"1"] * 4
+    here.reload(topics=topics("allow all all b"))
+    talk.heard(Publish("a", b"2"), Publish("b", b"3"), Publish("a", b"2"))
+    assert payloads(talk.take()) == [b"3"]
+
+
+@wheres
+def test_whoever_is_somebody_else_now_has_to_go(where: str):
+    here = with_rules(where)
+    talk = client(here, shown(issue(CA, "meter-7", sans=["meter.example"])), version=V5)
+    here.reload(identity="dns")
+    talk.said(PingReq())
+    assert talk.reason == "denied: another name, or other rights, come with the certificate now"
+    assert talk.code == Reason.NOT_AUTHORIZED
+
+
 @wheres
 def test_a_client_id_of_ours_stays_what_it_was(where: str):
     here = world(where)
@@ -363,7 +394,7 @@ def test_a_client_id_of_ours_stays_what_it_was(where: str):
     here.reload()
     talk.said(PingReq())
     assert not talk.closed
-    entry = talk.session._link.entry
+    entry = talk.link.entry
     assert (entry.connect.client_id, entry.assigned) == (assigned, assigned)
 
 

@@ -429,6 +429,12 @@ def test_an_end_that_is_to_look_broken_does() -> None:
     assert close.broken
 
 
+def test_mail_does_not_pass_by() -> None:
+    office = Office()
+    Inside(office, None).deliver(b"x")
+    assert office.told == [Mail(b"x")]
+
+
 def test_a_read_is_one_event() -> None:
     inner = Inner()
     MQTTSocket(inner).handle(Data(Side.CLIENT, frame(BINARY, b"a") + frame(PONG) + frame(BINARY) + frame(BINARY, b"b")))
