@@ -51,6 +51,7 @@ def https_routes(
     by_name = {listener.name: listener for listener in listeners}
     for route in routes:
         _check_served(reading, route, {one.name for one in mqtt})
+        _check_trust(reading, route, by_name, {one.name: one for one in mqtt})
         for name in route.listeners:
             if name in by_name:
                 _check_certificates(reading, route, by_name[name])
@@ -133,6 +134,23 @@ def _check_served(reading: Reading, route: Route, mqtt: set[str]) -> None:
         reading.problems.add(section, "mqtt", f"no section [mqtt:{route.mqtt}]")
     if route.serve == "channels" and reading.configured and not reading.given("registry", "database"):
         reading.problems.add(section, "serve", "is channels, and only a [registry] knows channels")
+
+
+def _check_trust(
+    reading: Reading, route: Route, listeners: Mapping[str, HTTPSListener], mqtt: Mapping[str, MQTTListener]
+) -> None:
+    """A name in a certificate is whose the authority says. Where two listeners lead to the same sessions and channels,
+    they have to believe the same authorities, or one's guests could be the other's things."""
+    if route.serve == "upstream" or route.client == "none" or route.mqtt not in mqtt:
+        return
+    there = mqtt[route.mqtt].tls
+    for name in route.listeners:
+        here = listeners[name].tls if name in listeners else None
+        if here is None or there is None or "none" in (here.client_certificate, there.client_certificate):
+            continue
+        if (here.client_ca, here.client_crl) != (there.client_ca, there.client_crl):
+            reason = f"[https:{name}] and [mqtt:{route.mqtt}] have another client_ca or client_crl"
+            reading.problems.add(route.upstream.name, "mqtt", reason)
 
 
 def _check_unused(reading: Reading, section: str, values: Mapping[str, Any]) -> None:

@@ -155,6 +155,9 @@ class Reading:
     def given(self, section: str, key: str) -> bool:
         return key in self.texts.get(section, {})
 
+    def _text(self, section: str, key: str) -> str:
+        return self.texts.get(section, {}).get(key, "").strip()
+
     def named(self, kind: str) -> list[tuple[str, str]]:
         """(section, NAME) of every [kind:NAME]."""
         return [(section, section.partition(":")[2]) for section in self.texts if section.startswith(f"{kind}:")]
@@ -163,7 +166,7 @@ class Reading:
     def configured(self) -> bool:
         """There is something to guard, so everything that guards it must be there too."""
         routes = any(self.given(section, "upstream") for section, _ in self.named("route"))
-        mqtt = any(self.given(section, "topics") for section, _ in self.named("mqtt"))
+        mqtt = any(self._text(section, key) for section, _ in self.named("mqtt") for key in ("topics", "rules"))
         others = self.named("upstream") or self.named("tunnel") or self.given("registry", "database")
         return bool(routes or mqtt or others)
 

@@ -192,5 +192,5 @@ class Config:
     def configured(self) -> bool:
         """Something is to be guarded: this is not for the quickstart."""
         web = any(route.upstream.addresses for route in self.routes)
-        mqtt = any(one.topics.rules for one in self.mqtt)
+        mqtt = any(one.topics.rules or one.admission.rules for one in self.mqtt)
         return bool(self.upstreams or self.tunnels or web or mqtt or self.registry)

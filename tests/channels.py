@@ -30,7 +30,7 @@ from gateway.things import Rights, Thing, key_hash
 from gateway.topic_rules import TopicRules
 from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
 from gateway.wire import mqtt
-from gateway.wire.mqtt_packets import ConnAck, Connect, Packet, Version
+from gateway.wire.mqtt_packets import NOTHING, ConnAck, Connect, Packet, Properties, Version
 from tests.http_sessions import (
     BODY,
     CA,
@@ -85,6 +85,7 @@ class Site:
     def __init__(self, rights: Rights = BOTH, broker: Upstream | None = None, login: BrokerLogin | None = None) -> None:
         self.clock = Clock()
         self.later: list[Callable[[], None]] = []
+        self._soon: list[Callable[[], None]] = []
         self.book = Book(60.0, self._later)
         self.things: dict[str, Entry] = {}
         self.know(THING, KEY, {CHANNEL: rights})
@@ -105,8 +106,18 @@ class Site:
         )
 
     def _later(self, seconds: float, call: Callable[[], None]) -> Call:
-        self.later.append(call)
+        (self.later if seconds else self._soon).append(call)
         return Call()
+
+    def turn(self) -> None:
+        """What was to come next does, and what that leads to; what is to come later waits in `later`."""
+        while self._soon:
+            self._soon.pop(0)()
+
+    def publish(self, topic: str, payload: bytes, properties: Properties = NOTHING) -> None:
+        """By somebody else."""
+        self.hub.publish(Message(topic, payload, 1, False, properties))
+        self.turn()
 
     def arrived(self, message: Message) -> None:
         self.heard.append(message)
@@ -177,6 +188,7 @@ class Talk(Conversation):
         while self._queue and self.closed is None:
             answer += super().tell(self._queue.pop(0))
         self._busy = False
+        self.site.turn()
         return answer
 
     # --- what happens ------------------------------------------------------------------------------------------------

@@ -366,6 +366,24 @@ def test_only_a_registry_knows_channels(read: Reader) -> None:
     assert problems == []
 
 
+@pytest.mark.parametrize("serve", ["channels", "mqtt"])
+@pytest.mark.parametrize("other", ["client_ca = guests.crt\n", "client_crl = other.crl\n"])
+def test_a_name_is_whose_the_authority_says(read: Reader, serve: str, other: str) -> None:
+    """Else the guests of one listener could have the names of the other's things."""
+    here = HTTPS.replace("[https:main]\n", f"[https:main]\n{other}") + f"serve = {serve}\n"
+    _, problems = read(COMPLETE + here)
+    assert problems == ["[route:main] mqtt: [https:main] and [mqtt:main] have another client_ca or client_crl"]
+    # Where nobody looks at certificates it does not matter.
+    _, problems = read(COMPLETE + here + "client = none\n")
+    assert problems == []
+
+
+def test_whoever_writes_rules_does_not_mean_the_quickstart(read: Reader) -> None:
+    """A forgotten registry is told, instead of taken for a demo."""
+    _, problems = read(TLS + "[mqtt:main]\nrules = allow all all\n")
+    assert any(one.startswith("[mqtt:main] topics: is required without [registry] database") for one in problems)
+
+
 # --- database URLs ----------------------------------------------------------------------------------------------------
 
 

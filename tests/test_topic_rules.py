@@ -234,7 +234,7 @@ _topics = (
 
 
 @given(_filters, _filters, st.lists(_topics, min_size=1, max_size=12))
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 def test_covers_and_overlaps_against_single_topics(one: str, other: str, some: list[str]):
     for topic in some:
         mine, theirs = mqtt_topics.matches(one, topic), mqtt_topics.matches(other, topic)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli.namesakes import warn_of_namesakes
 from gateway.cli.options import as_json, confirm, yes
 from gateway.cli.output import compact, listed, printable, record, say, write
 from gateway.cli.records import channel_fields, channel_page, channel_table, other_end
@@ -31,6 +32,7 @@ def channel() -> None:
 def create(installation: Installation, name: str, uuid: str | None, as_json: bool) -> None:
     """Make a channel, to which nobody is connected yet."""
     with installation.ledger() as ledger:
+        warn_of_namesakes(ledger.channel, "channel", name)
         made = ledger.create_channel(name, id=uuid)
     write([compact(channel_fields(made))] if as_json else record({"id": made.id, "name": made.name}))
 

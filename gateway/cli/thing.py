@@ -8,6 +8,7 @@ import click
 
 from gateway.cli.bulk import export, import_
 from gateway.cli.files import read_key
+from gateway.cli.namesakes import warn_of_namesakes
 from gateway.cli.options import as_json, confirm, key_file, yes
 from gateway.cli.output import compact, listed, note, printable, record, say, write
 from gateway.cli.records import other_end, thing_fields, thing_page, thing_table
@@ -50,6 +51,7 @@ def create(
         raise click.BadParameter(f"{error}", param_hint="--metadata") from None
     given = None if key_file is None else read_key(key_file)
     with installation.ledger() as ledger:
+        warn_of_namesakes(ledger.thing, "thing", name)
         made, key = ledger.create_thing(name, id=uuid, key=given, metadata=about)
     _hand_over(made, None if given else key, as_json)
 

@@ -67,6 +67,8 @@ from gateway.wire.proxy import ProxyHeader
 # What may wait for a client that does not read: a read of the upstream's, and what a session itself says. Only one who
 # asks on and on without reading an answer gets beyond that.
 MAX_PENDING = 8 * SIZE
+# And so long it may wait without a byte of it being taken.
+STALL_SECONDS = 60.0
 
 
 class Driver:
@@ -87,6 +89,8 @@ class Driver:
         "_held",
         "_house",
         "_lasting",
+        "_left",
+        "_left_at",
         "_moved",
         "_moved_at",
         "_opened_at",
@@ -122,7 +126,8 @@ class Driver:
         self._deadline = Deadline(house.reactor, self._deadline_passed)
         self._expires = 0.0
         self._opened_at = self._moved_at = house.now()
-        self._moved = self._delivered = 0
+        self._moved = self._delivered = self._left = 0
+        self._left_at = self._opened_at
 
     # --- what the session asks --------------------------------------------------------------------------------------
 
@@ -389,6 +394,9 @@ class Driver:
             if sink is client and sink.pending > max(MAX_PENDING, len(command.data)):
                 self._end("the client does not read what it asks for")
                 client.abort()
+            elif sink is upstream and sink.pending > max(MAX_PENDING, len(command.data)):
+                self._drop_upstream()
+                self.tell(Lost(Side.UPSTREAM, "it does not read what it asks for"))
 
     def _record(self, command: RequestRecord) -> None:
         # What has become a WebSocket does not end with a request.
@@ -404,7 +412,7 @@ class Driver:
 
     def _deny(self, command: Denial) -> None:
         facts = replace(self._session.facts, decision="refused", rule=None)
-        self._audit("denied", facts, action=command.action, topic=command.topic)
+        self._audit("denied", facts, action=command.action, topic=command.topic, reason=command.reason)
 
     def _splice(self, command: Splice) -> None:
         assert self._upstream is not None  # a session splices only after Dialed
@@ -462,6 +470,8 @@ class Driver:
 
     def check_idle(self) -> None:
         """Asked now and then: tell the session when nothing has moved for the idle timeout."""
+        if self._relay is None:
+            self._check_stalled()
         if self._relay is None or self._door.idle_timeout is None:
             return
         moved = self._relay.sent + self._relay.received
@@ -471,6 +481,15 @@ class Driver:
         elif now - self._moved_at >= self._door.idle_timeout:
             self._moved_at = now
             self.tell(Idle())
+
+    def _check_stalled(self) -> None:
+        """Whoever takes nothing of what waits for it is not there any more, or wants us to believe that."""
+        left, now = self._client.left, self._house.now()
+        if not left or left != self._left:
+            self._left, self._left_at = left, now
+        elif now - self._left_at >= STALL_SECONDS:
+            self._end("the client does not take what it is sent")
+            self._client.abort()
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -334,6 +334,11 @@ class Transport:
         if not self._pending:
             self._finish()
 
+    @property
+    def left(self) -> int:
+        """How much the peer has to take before it can take more; 0: nothing waits here."""
+        return self._left() if self.pending else 0
+
     def _left(self) -> int:
         """How much the peer has to take before it can take more."""
         return self.pending + _unsent(self._sock)

@@ -176,3 +176,13 @@ def test_on_a_terminal_it_asks(console: Console, answer: bytes, status: int, lef
     assert b"connections: 1" in done.stderr
     assert bool(done.stdout) == (status == 0)
     assert len(console.json("thing", "list")) == left
+
+
+def test_a_second_one_of_a_name_is_made_with_a_word_about_it(console: Console) -> None:
+    assert "another" not in console.run("thing", "create", "boiler").stderr
+    for _ in range(2):
+        again = console.run("thing", "create", "boiler")
+        assert again.exit_code == 0
+        assert "there is another thing named boiler now" in again.stderr
+    console.run("channel", "create", "heating")
+    assert "there is another channel named heating now" in console.run("channel", "create", "heating").stderr

@@ -155,7 +155,7 @@ def test_a_shutdown_is_told(hub_site: MQTTSite) -> None:
 def test_a_slow_subscriber_is_bounded(tmp_path: Path, version: Version) -> None:
     """Of QoS 1 it gets as much as may wait for it, and is then disconnected; of QoS 0 it misses what it does not take.
     Nobody else is held up, and the process does not grow with it."""
-    bounds = {"database": "none", "max_queued": 50}
+    bounds = {"database": "memory", "max_queued": 50}
     with MQTTSite.running(tmp_path / "gateway", HUB, {"hub": bounds}) as site, ExitStack() as stack:
         assert site.gateway.process is not None
         process, payload, place = psutil.Process(site.gateway.process.pid), b"x" * 20_000, site.place()

@@ -805,10 +805,10 @@ def test_who_enters_has_proven_who_it_is_without_a_dial(bench: Make):
 
 
 def test_what_is_refused_in_a_session_that_goes_on_is_a_record_of_its_own(bench: Make):
-    one = bench({Opened: [Denial("publish", "secret/topic")]})
+    one = bench({Opened: [Denial("publish", "secret/topic", "why")]})
     one.start()
     one.session.facts.decision, one.session.facts.rule = "allowed", "rules:1"
-    one.answers[TimedOut] = [Denial("subscribe", "secret/#")]
+    one.answers[TimedOut] = [Denial("subscribe", "secret/#", "why not")]
     one.driver.tell(TimedOut())
     denied = one.records("denied")
     assert [(entry["action"], entry["topic"]) for entry in denied] == [
