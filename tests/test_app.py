@@ -718,7 +718,9 @@ def test_the_hub_is_kept_across_a_reload_and_closed_at_the_end(things: Site, err
     # What it has is on disk, and nobody has the file any more.
     again = things.start()
     assert again._doors.hub is not None
-    assert [one.message.payload for one in again._doors.hub.retained.entries() if one.message.topic == "kept"] == [b"kept"]
+    assert [one.message.payload for one in again._doors.hub.retained.entries() if one.message.topic == "kept"] == [
+        b"kept"
+    ]
 
 
 def test_a_hub_file_that_cannot_be_used_is_told_with_the_rest(things: Site, capsys: pytest.CaptureFixture[str]) -> None:

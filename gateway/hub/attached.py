@@ -47,7 +47,7 @@ _MAX_RECEIVED: Final = 4_096
 class Attached:
     """session_present: for CONNACK. session_expiry: seconds, as bounded by the hub; also for CONNACK."""
 
-    __slots__ = ("_due", "_hub", "_is_5", "_session", "_started", "session_expiry", "session_present")
+    __slots__ = ("_due", "_hub", "_is_5", "_searching", "_session", "_started", "session_expiry", "session_present")
 
     def __init__(self, hub: Hub, session: Session, client: Client, *, present: bool) -> None:
         self.session_present = present
@@ -55,7 +55,7 @@ class Attached:
         self._hub, self._session = hub, session
         self._is_5 = session.version is Version.V5
         self._due: Due | None = None
-        self._started = False
+        self._started = self._searching = False
         session.box.connect(self, client)
 
     @property
@@ -90,8 +90,20 @@ class Attached:
         self._pump_due()
 
     def _pump_due(self) -> None:
-        if self._due is not None and not self._due.pump(self._hub.clock()):
+        if self._due is None or self._searching:
+            return
+        if not self._due.pump(self._hub.clock()):
             self._due = None
+        elif self._due.searching:
+            # The others first.
+            self._searching = True
+            self._hub.later(0, self._search_on)
+
+    def _search_on(self) -> None:
+        self._searching = False
+        if self._session.box.attached is self:
+            self._pump_due()
+            self._hub.flush()
 
     def detach(self, *, will: bool, session_expiry: int | None = None) -> None:
         """The connection has ended. will: unless it did with a DISCONNECT that says otherwise (MQTT-3.14.4-3).
@@ -162,7 +174,7 @@ class Attached:
         hub = self._hub
         if not packet.retain and not topic.reserved and packet.qos < 2 and hub.subscriptions.routes(topic).nobody:
             return Reason.NO_MATCHING_SUBSCRIBERS
-        return hub.accept(published(packet, hub.clock()), topic, self._session)
+        return hub.accept(published(packet, hub.clock()), topic, self._session, self._session.owner)
 
     def _is_expected(self, packet: Publish) -> bool:
         """Whether the message is a new one. Raises Malformed where there may not be another one (MQTT-4.9)."""
@@ -261,7 +273,7 @@ class Attached:
         for subscribed in subscriptions:
             # MQTT-4.8.2: not to a shared subscription.
             if subscribed.group is None:
-                self._due.add(subscribed, self._hub.settings.max_retained)
+                self._due.add(subscribed, self._hub.settings.max_subscriptions)
         self._pump_due()
 
     def _why_not(self, asked: Subscription) -> int | None:

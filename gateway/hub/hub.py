@@ -7,7 +7,8 @@ of what was kept for a session.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from gateway.hub.attached import Attached
 from gateway.hub.delivery import Delivery
@@ -17,7 +18,7 @@ from gateway.hub.message import Message
 from gateway.hub.outbox import Outbox
 from gateway.hub.ports import Cancellable, Client, Later, Listener, Permission
 from gateway.hub.restore import Restoring, snapshot
-from gateway.hub.retained import Retained
+from gateway.hub.retained import Due, Entry, Retained
 from gateway.hub.routes import Listening, Route, Routes, Topic
 from gateway.hub.rows import Store
 from gateway.hub.session import Session
@@ -61,7 +62,7 @@ class Hub:
         later: Later,
         permission_of: Callable[[str], Permission] = _nobody,
     ) -> None:
-        self.settings, self.clock, self._later = settings, clock, later
+        self.settings, self.clock, self.later = settings, clock, later
         self.dirty: list[Outbox] = []
         self.counters = Counters()
         self.journal = Journal(store, later, lambda: snapshot(self.sessions, self.retained), self.flush)
@@ -75,7 +76,7 @@ class Hub:
             self.counters,
             clock,
             later,
-            self.publish,
+            lambda will, owner: self.publish(will, owner=owner),
             self._flush_soon,
         )
         self._flushing = False
@@ -103,13 +104,13 @@ class Hub:
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
-    def publish(self, message: Message, done: Callable[[Reason], None] | None = None) -> None:
+    def publish(self, message: Message, done: Callable[[Reason], None] | None = None, owner: str | None = None) -> None:
         """A message that no client sent. done: called when it is stored where it has to be, or refused; perhaps at
-        once."""
+        once. owner: whose message it is, if it is retained."""
         before = self.journal.changes
         code = self._why_not(message)
         if code is None:
-            code = self.accept(message, self.subscriptions.topic(message.topic), None)
+            code = self.accept(message, self.subscriptions.topic(message.topic), None, owner)
             self._flush_soon()
         if done is None:
             return
@@ -129,8 +130,9 @@ class Hub:
             return Reason.IMPLEMENTATION_SPECIFIC_ERROR
         return None
 
-    def accept(self, message: Message, topic: Topic, publisher: Session | None) -> Reason:
-        """Retain it, and give it to everybody; below 0x80 it is on its way, though perhaps not stored yet."""
+    def accept(self, message: Message, topic: Topic, publisher: Session | None, owner: str | None) -> Reason:
+        """Retain it, and give it to everybody; below 0x80 it is on its way, though perhaps not stored yet. owner: whose
+        it is, where it counts as such."""
         if topic.reserved:
             return Reason.NOT_AUTHORIZED
         routes = self.subscriptions.routes(topic)
@@ -139,8 +141,8 @@ class Hub:
             return refusal(failure)
         frames = Frames(message, self.clock())
         if message.retain:
-            if self.retained.has_room(message, frames.now):
-                self.retained.put(frames)
+            if self.retained.has_room(message, frames.now, owner):
+                self.retained.put(frames, owner)
             elif message.qos:
                 return Reason.QUOTA_EXCEEDED
         if routes.nobody:
@@ -206,15 +208,25 @@ class Hub:
             self._spread_rest(frames, routes, weight)
 
     def listen(self, topic_filter: str, listener: Listener, *, retained: bool = False) -> Listening:
-        """retained: what is retained arrives at once. A listener is told of everything that the filter means; whether
-        it may, its caller has asked."""
+        """retained: what is retained arrives, too, as much as can be found in one go at once. A listener is told of
+        everything that the filter means; whether it may, its caller has asked."""
         listening = self.subscriptions.listen(topic_filter, listener)
         if retained:
-            now = self.clock()
-            for message in list(self.retained.matching(topic_filter)):
-                if message.remaining(now) != 0:
-                    listener.arrived(message)
+            self._tell_retained(self.retained.search(topic_filter), listening)
         return listening
+
+    def _tell_retained(self, search: Iterator[Entry | None], listening: Listening) -> None:
+        """In the next turn the rest: others come first."""
+        now, given = self.clock(), 0
+        for steps, entry in enumerate(() if listening.over else search, 1):
+            # What is there now: it may have been replaced since.
+            found = None if entry is None else self.retained.get(entry.message.topic, now)
+            if found is not None:
+                listening.listener.arrived(found.message)
+                given += found.weight
+            if steps == Due.STEPS or given > Due.STRIDE:
+                self.later(0, partial(self._tell_retained, search, listening))
+                return
 
     # --- moments ----------------------------------------------------------------------------------------------------
 
@@ -241,7 +253,7 @@ class Hub:
     def _flush_soon(self) -> None:
         if not self._flushing:
             self._flushing = True
-            self._later(0, self._flush_now)
+            self.later(0, self._flush_now)
 
     def _flush_now(self) -> None:
         self._flushing = False
@@ -250,10 +262,10 @@ class Hub:
     def _say_status(self) -> None:
         for message in self._status.news():
             frames = Frames(message, self.clock())
-            if self.retained.has_room(message, frames.now):
+            if self.retained.has_room(message, frames.now, None):
                 self.retained.put(frames, stored=False)
             self._spread(frames, self.subscriptions.routes(self.subscriptions.topic(message.topic)), None)
-        self._next_status = self._later(self.settings.sys_interval, self._say_status)
+        self._next_status = self.later(self.settings.sys_interval, self._say_status)
         self.flush()
 
     def _gauges(self) -> dict[str, Callable[[], str]]:

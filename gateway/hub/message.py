@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Final
 
+from gateway.hub.tree import size
 from gateway.wire.mqtt_packets import NOTHING, Properties, Publish, Will
 
 # What Python keeps for a message and its place in a queue besides what is counted byte by byte.
@@ -33,13 +34,13 @@ class Message:
 
     def weight(self) -> int:
         """Bytes that it counts where they are bounded."""
-        size = _OVERHEAD + len(self.topic) + len(self.payload)
+        total = _OVERHEAD + size(self.topic) + len(self.payload)
         properties = self.properties
         if properties is not NOTHING:
-            size += len(properties.content_type or "") + len(properties.response_topic or "")
-            size += len(properties.correlation_data or b"")
-            size += sum(_OVERHEAD + len(name) + len(value) for name, value in properties.user_properties)
-        return size
+            total += size(properties.content_type or "") + size(properties.response_topic or "")
+            total += len(properties.correlation_data or b"")
+            total += sum(_OVERHEAD + size(name) + size(value) for name, value in properties.user_properties)
+        return total
 
 
 def travelling(properties: Properties) -> Properties:

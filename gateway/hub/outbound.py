@@ -19,9 +19,14 @@ from gateway.hub.rows import Change
 from gateway.hub.settings import HubSettings
 from gateway.wire.mqtt_packets import Malformed, Reason
 
+# Bytes that a client which is connected always has, whatever waits for others.
+_RESERVE: Final = 262_144
 _LAST_ID: Final = 65_535
 # Bytes that a queue gives out before it looks whether the client takes them.
 _STRIDE: Final = 65_536
+# Bytes of QoS 0 that come together for one client before it is seen whether it takes them: one message can reach it
+# through a thousand shared subscriptions.
+_MOST_AT_ONCE: Final = 1_048_576
 # Seconds between two looks through a full queue for messages that have expired.
 _SWEEP: Final = 1.0
 
@@ -82,7 +87,7 @@ class Outbound:
     def tell(self, frames: Frames, retain: bool, identifiers: tuple[int, ...]) -> None:
         """A message with QoS 0: now or never."""
         box, terms = self.box, self.terms
-        if not box.ready:
+        if not box.ready or box.size > _MOST_AT_ONCE:
             box.miss()
             return
         if not identifiers and terms.plain:
@@ -100,8 +105,12 @@ class Outbound:
         return (
             self.count < settings.max_queued
             and self._bytes + weight <= settings.max_queued_bytes
-            and self._budget.has_room(weight)
+            # Whoever is there and reads is not to suffer from what others leave lying about.
+            and (self._reserved(weight) or self._budget.has_room(weight))
         )
+
+    def _reserved(self, weight: int) -> bool:
+        return self.box.client is not None and self._bytes + weight <= _RESERVE
 
     def offer(self, delivery: Delivery, frames: Frames) -> bool:
         """A message with QoS 1 or 2. False: there is no room; who is connected and has let it come to that is

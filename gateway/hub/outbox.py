@@ -37,6 +37,7 @@ class Outbox:
         "missed",
         "ready",
         "released",
+        "size",
         "unanswered",
     )
 
@@ -51,6 +52,7 @@ class Outbox:
 
     def _reset(self) -> None:
         self.chunks.clear()
+        self.size = 0
         # What to send; and what instead if it cannot be stored, None: the end.
         self._held: list[tuple[bytes, bytes | None]] = []
         self.unanswered = 0
@@ -83,6 +85,7 @@ class Outbox:
         if not self.chunks:
             self._dirty.append(self)
         self.chunks.append(data)
+        self.size += len(data)
 
     def hold(self, data: bytes, refused: bytes | None) -> None:
         """Put that in once everything that was to be stored up to now is. refused: what instead if that fails;
@@ -128,6 +131,7 @@ class Outbox:
         if self.chunks and self.client is not None:
             data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
             self.chunks.clear()
+            self.size = 0
             client = self.client
             client.deliver(data)
             if client is self.client and client.congested():

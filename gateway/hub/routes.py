@@ -16,14 +16,16 @@ from gateway.hub.shared import Group
 
 
 class Listening:
-    """Somebody in this process who listens to a filter, until `stop`."""
+    """Somebody in this process who listens to a filter, until `stop`; then it is `over`."""
 
-    __slots__ = ("_filter", "_stop", "listener")
+    __slots__ = ("_filter", "_stop", "listener", "over")
 
     def __init__(self, topic_filter: str, listener: Listener, stop: Callable[[str, Listening], object]) -> None:
         self._filter, self.listener, self._stop = topic_filter, listener, stop
+        self.over = False
 
     def stop(self) -> None:
+        self.over = True
         self._stop(self._filter, self)
 
 

@@ -33,8 +33,8 @@ RETURN_SECONDS: Final = 10.0
 
 
 class Sessions:
-    """publish: what is to be done with a will. stirred: called when others may have got something. dirty: of the hub's
-    outboxes."""
+    """publish: what is to be done with a will, of that owner. stirred: called when others may have got something.
+    dirty: of the hub's outboxes."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Sessions:
         counters: Counters,
         clock: Callable[[], float],
         later: Later,
-        publish: Callable[[Message], object],
+        publish: Callable[[Message, str], object],
         stirred: Callable[[], None],
     ) -> None:
         self.online = self.offline = 0
@@ -290,7 +290,8 @@ class Sessions:
                     message.retain,
                     message.properties,
                     None if expires is None else self._clock() + expires,
-                )
+                ),
+                session.owner,
             )
 
     def _forget_will(self, session: Session) -> None:

@@ -34,7 +34,7 @@ class HubSettings:
     max_retained: int = 10_000
     max_retained_bytes: int = 67_108_864
     max_sessions: int = 10_000
-    max_owner_sessions: int = 100
+    max_owner_sessions: int = 20
     max_subscriptions: int = 1_000
     max_filter_bytes: int = 2_097_152
     max_session_expiry: int = 604_800

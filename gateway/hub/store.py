@@ -171,4 +171,6 @@ def _as_store_error() -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{error.filename}: {error.strerror}") from error
     except sqlite3.Error as error:
+        if error.sqlite_errorname == "SQLITE_BUSY":
+            raise StoreError("another process has it open") from error
         raise StoreError(str(error), full=error.sqlite_errorname == "SQLITE_FULL") from error

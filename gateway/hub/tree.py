@@ -17,9 +17,14 @@ V = TypeVar("V")
 _NODE: Final = 384
 
 
+def size(text: str) -> int:
+    """Bytes that Python keeps a text in, at the most: one character beyond ASCII can make four of each."""
+    return len(text) if text.isascii() else 4 * len(text)
+
+
 def weight(name: str) -> int:
     """Bytes that a name, or a filter, takes in a tree, if it shares no node with another."""
-    return len(name) + _NODE * (1 + name.count("/"))
+    return size(name) + _NODE * (1 + name.count("/"))
 
 
 class _Node(Generic[K, V]):
@@ -109,18 +114,21 @@ class Tree(Generic[K, V]):
                 yield from node.below["#"].here.items()
             yield from node.here.items()
 
-    def covered(self, topic_filter: str) -> Iterator[V]:
-        """The values at all topics that the filter means, where topics were put (MQTT-4.7)."""
-        *levels, last = topic_filter.split("/")
-        nodes = [self._root]
-        for level in levels:
-            nodes = [found for node in nodes for found in _step(node, level, node is self._root)]
-        for node in nodes:
-            if last == "#":
-                yield from _all(node, node is self._root)
+    def covered(self, topic_filter: str) -> Iterator[V | None]:
+        """The values at all topics that the filter means, where topics were put (MQTT-4.7). None: a node was looked at
+        in vain, so that who asks can stop and go on later; the tree may change meanwhile."""
+        levels = topic_filter.split("/")
+        waiting = [(self._root, 0)]
+        while waiting:
+            node, at = waiting.pop()
+            yield None
+            if at == len(levels):
+                yield from tuple(node.here.values())
+            elif levels[at] == "#":
+                yield from tuple(node.here.values())
+                waiting += [(found, at) for found in _step(node, "+", node is self._root)]
             else:
-                for found in _step(node, last, node is self._root):
-                    yield from found.here.values()
+                waiting += [(found, at + 1) for found in _step(node, levels[at], node is self._root)]
 
 
 def _step(node: _Node[K, V], level: str, root: bool) -> Iterator[_Node[K, V]]:
@@ -131,12 +139,3 @@ def _step(node: _Node[K, V], level: str, root: bool) -> Iterator[_Node[K, V]]:
                 yield found
     elif level in node.below:
         yield node.below[level]
-
-
-def _all(node: _Node[K, V], root: bool) -> Iterator[V]:
-    waiting = list(_step(node, "+", root))
-    yield from node.here.values()
-    while waiting:
-        node = waiting.pop()
-        yield from node.here.values()
-        waiting += node.below.values()

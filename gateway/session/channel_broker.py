@@ -251,10 +251,13 @@ def packet_for(message: Message, qos: int, packet_id: int, approach: Approach) -
 
 class BrokerDelivery:
     """Implements `gateway.session.channel_post.Delivery`: one PUBLISH of QoS 1 at a time, on a connection that nobody
-    listens to. idle: `Questions.idle`. seconds: that the acknowledgement may take."""
+    listens to. idle: `Questions.idle`. seconds: that the acknowledgement may take. permit: raises Refusal if the thing
+    may not publish any more; the way to the broker can be long."""
 
-    def __init__(self, approach: Approach, idle: Callable[[Dial], bool], seconds: float) -> None:
-        self._approach, self._idle, self._seconds = approach, idle, seconds
+    def __init__(
+        self, approach: Approach, idle: Callable[[Dial], bool], seconds: float, permit: Callable[[], object]
+    ) -> None:
+        self._approach, self._idle, self._seconds, self._permit = approach, idle, seconds, permit
         self._message: Message | None = None
         self._replayable = False
         self._buffer = b""
@@ -290,6 +293,7 @@ class BrokerDelivery:
 
     def _publish(self) -> Sequence[Command]:
         assert self._message is not None  # it comes first
+        self._permit()
         if self._approach.welcome.maximum_qos == 0:
             raise unavailable("the broker takes no messages of QoS 1")
         self._buffer = self._approach.rest

@@ -110,14 +110,7 @@ class ChannelSocket:
 
     # --- from the client --------------------------------------------------------------------------------------------
 
-    def _renew(self) -> None:
-        """Asked before anything more is said or heard: after a reload the certificate may be worth nothing. Raises
-        Parting."""
-        if not self._questions.renew():
-            raise Parting(POLICY, "the client certificate is not trusted any more")
-
     def _data(self, event: Data) -> Sequence[Command]:
-        self._renew()
         self._heard = True
         self.received += len(event.data)
         messages, commands = self._messages, list[Command]()
@@ -166,7 +159,6 @@ class ChannelSocket:
     # --- to the client ----------------------------------------------------------------------------------------------
 
     def _mailed(self, event: Mail) -> Sequence[Command]:
-        self._renew()
         if not self._waiting and not self._questions.congested():
             return self._sent(event.data)
         if self._waiting_size + len(event.data) <= MAX_WAITING:
@@ -193,7 +185,6 @@ class ChannelSocket:
     # --- from elsewhere ---------------------------------------------------------------------------------------------
 
     def _of_upstream(self, event: Event) -> Sequence[Command]:
-        self._renew()
         commands = self._station.handle(event)
         for command in commands:
             if isinstance(command, Send) and command.side is Side.CLIENT:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import cycle
 from typing import Final, Protocol
 
@@ -68,6 +69,16 @@ def to_frame(message: Message) -> bytes:
     return binary_frame(payload)
 
 
+# Bytes of frames that are sent in one write, if there is more than one.
+_TOGETHER: Final = 65_536
+
+
+@lru_cache(maxsize=1)
+def _frame_of(message: Message) -> bytes:
+    """The same for all who listen, one after the other."""
+    return to_frame(message)
+
+
 class Station(Protocol):
     """interval: seconds after which `tick` is due at the latest. held: the client is not read."""
 
@@ -101,6 +112,7 @@ class HubStation:
     def __init__(self, hub: Hub, questions: Questions, interval: float) -> None:
         self._hub, self._questions, self.interval = hub, questions, interval
         self._listening: Listening | None = None
+        self._frames: list[bytes] = []
 
     def begin(self, topic: str, *, listens: bool) -> Sequence[Command]:
         if listens:
@@ -108,7 +120,23 @@ class HubStation:
         return ()
 
     def arrived(self, message: Message) -> None:
-        self._questions.tell(Mail(to_frame(message)))
+        """All of one turn goes out together: a read of somebody's can hold thousands."""
+        if not self._frames:
+            self._hub.later(0, self._tell)
+        self._frames.append(_frame_of(message))
+
+    def _tell(self) -> None:
+        """In pieces, of which some may still wait where all of it would be too much."""
+        frames, self._frames = self._frames, []
+        together: list[bytes] = []
+        size = 0
+        for frame in (*frames, b""):
+            if together and (not frame or size + len(frame) > _TOGETHER):
+                if self._listening is not None:
+                    self._questions.tell(Mail(b"".join(together)))
+                together, size = [], 0
+            together.append(frame)
+            size += len(frame)
 
     def publish(self, message: Message) -> Sequence[Command]:
         self._hub.publish(message)

@@ -16,7 +16,8 @@ from gateway.session.access import HTTPAccess
 from gateway.session.backends import Backends
 from gateway.session.channel_opening import Opening
 from gateway.session.channel_socket import ChannelSocket
-from gateway.session.http_answers import EXPIRED, PLAIN, SHUTDOWN, Refusal, answer, refusal_for
+from gateway.session.channel_station import POLICY
+from gateway.session.http_answers import EXPIRED, FORBIDDEN, PLAIN, SHUTDOWN, Refusal, answer, refusal_for
 from gateway.session.http_caller import Caller
 from gateway.session.http_errands import Errand, LocalExchange, errand
 from gateway.session.http_exchange import Exchange, Outgoing, Terms
@@ -29,6 +30,8 @@ from gateway.session.vocabulary import (
     Command,
     Data,
     Dialed,
+    Dismissed,
+    Drained,
     Ended,
     Enter,
     Event,
@@ -36,6 +39,7 @@ from gateway.session.vocabulary import (
     Facts,
     Idle,
     Lost,
+    Mail,
     Opened,
     Passage,
     Proceed,
@@ -55,6 +59,7 @@ from gateway.session.websocket_mqtt import MQTTOpening, MQTTSocket
 from gateway.upstream import Address
 from gateway.wire import http1, websocket
 from gateway.wire.http1 import RequestHead
+from gateway.wire.mqtt_packets import Reason
 
 # Who speaks 1.0 only, such as `curl -0`, says so.
 ALPN = (b"http/1.1", b"http/1.0")
@@ -335,8 +340,29 @@ class HTTPSession:
         return commands
 
     def _of_socket(self, event: Event) -> Sequence[Command]:
+        """Asked after a reload before anything more is said or heard, as MQTT does: whoever would not be let in now has
+        to go."""
         assert self._socket is not None  # the state says so
+        if isinstance(event, Data | Mail | Drained) and self._current() is not self._access:
+            try:
+                self._ask_again()
+            except Refusal as refusal:
+                code = POLICY if isinstance(self._socket, ChannelSocket) else Reason.NOT_AUTHORIZED
+                event = Dismissed(code, str(refusal))
         return self._unless_closed(self._socket.handle(event))
+
+    def _ask_again(self) -> None:
+        """Raises Refusal."""
+        out = self._out
+        assert out is not None  # it has opened the socket
+        self._renew(self._current())
+        if not self._questions.renew():
+            raise Refusal(403, "the client certificate is not trusted any more")
+        again = self._out = self._decide(out.head, out.asked)
+        if isinstance(again, Outgoing) or type(again) is not type(out):
+            raise Refusal(403, FORBIDDEN, "its path leads somewhere else now")
+        again.subject()
+        again.rule()
 
     def _unless_closed(self, commands: Sequence[Command]) -> Sequence[Command]:
         if commands and isinstance(commands[-1], Close):

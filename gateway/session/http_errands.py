@@ -20,7 +20,7 @@ from gateway.session.channel_opening import Opening
 from gateway.session.channel_post import Delivery, HubDelivery, Post
 from gateway.session.channel_request import ChannelRequest
 from gateway.session.channel_station import KEEP_ALIVE
-from gateway.session.http_answers import unavailable
+from gateway.session.http_answers import FORBIDDEN, Refusal, unavailable
 from gateway.session.http_caller import Caller
 from gateway.session.http_exchange import Terms
 from gateway.session.mqtt import MQTTSession
@@ -99,7 +99,11 @@ class ChannelErrand:
         if hub is not None:
             return HubDelivery(hub, self._questions, seconds)
         # Idle connections to brokers say nothing, and so are asked for none.
-        return BrokerDelivery(self._approach(terms, 0), terms.idle, seconds)
+        return BrokerDelivery(self._approach(terms, 0), terms.idle, seconds, self._permit)
+
+    def _permit(self) -> None:
+        """Raises Refusal."""
+        self._request.rights(self._request.thing())
 
     def _approach(self, terms: Terms, keep_alive: int) -> Approach:
         access = self._request.access
@@ -157,12 +161,15 @@ def errand(
     mqtt = access.mqtt.get(route.mqtt)
     if mqtt is None:
         raise unavailable(f"[mqtt:{route.mqtt}] is not there")
-    websocket = head.upgrade == b"websocket"
+    # A browser shows the certificate of whoever looks at a page of somebody else's.
+    foreign = of_another_origin(head) and caller.tls.peer_certificate is not None
+    if foreign and (identity is None or identity.key is None):
+        raise Refusal(403, FORBIDDEN, "a page of another origin, and no key to prove that it is meant")
     gate = Gate(route, caller, identity, head)
     if route.serve == "channels":
-        key = caller.key(route, identity, head, said=websocket and route.ws_key)
+        key = caller.key(route, identity, head, said=foreign or (head.upgrade == b"websocket" and route.ws_key))
         return ChannelErrand(ChannelRequest(route, mqtt, head, asked, identity, key), access, gate, questions)
-    caller.key(route, identity, head, said=websocket and of_another_origin(head))
+    caller.key(route, identity, head, said=foreign)
 
     def latest() -> MQTTAccess:
         return current().mqtt.get(route.mqtt, mqtt)

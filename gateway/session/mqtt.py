@@ -38,11 +38,12 @@ from gateway.upstream import Address
 from gateway.wire import mqtt
 from gateway.wire.mqtt_packets import Connect, Malformed, Reason, Version
 
+# Nobody has proven anything before it is whole.
+MAX_CONNECT: Final = 262_144
+
 ALPN: Final = (b"mqtt",)
 
 _CONNECT: Final = 0x10
-# Of a name that anybody may make up, what goes into every record about its connection.
-_MAX_TOLD: Final = 256
 _SHUTDOWN: Final = "the gateway is shutting down"
 
 
@@ -152,7 +153,7 @@ class MQTTSession:
         data = self._buffer
         if data and data[0] != _CONNECT:
             raise Malformed("the first packet is not a CONNECT")
-        found = mqtt.frame(data, 0, self._current().max_packet)
+        found = mqtt.frame(data, 0, min(self._current().max_packet, MAX_CONNECT))
         if found is None or found[1] > len(data):
             return None
         body, end = found
@@ -175,7 +176,6 @@ class MQTTSession:
 
     def _decide(self, connect: Connect, rest: bytes) -> Sequence[Command]:
         facts, version = self.facts, connect.version
-        facts.user, facts.client_id = (connect.user_name or "")[:_MAX_TOLD] or None, connect.client_id[:_MAX_TOLD]
         if self._over_limit:
             return self._refuse(version, Reason.QUOTA_EXCEEDED, "too many connections")
         if connect.properties.authentication_method is not None:
@@ -186,10 +186,18 @@ class MQTTSession:
             return self._refuse(version, rejected.code, f"denied: {rejected}")
         finally:
             facts.subject, facts.serial = self._caller.subject, self._caller.serial
-        facts.rule = entry.rule
+        self._record(entry)
         if self._caller.subject is not None and not self._asked.admit(entry.owner):
             return self._refuse(version, Reason.QUOTA_EXCEEDED, "too many connections of this subject")
         return self._enter(entry, rest)
+
+    def _record(self, entry: Entry) -> None:
+        """What a client only says of itself is not recorded: it may have mixed up its fields, and have put its key into
+        the wrong one."""
+        facts, connect = self.facts, entry.connect
+        facts.rule, facts.client_id = entry.rule, connect.client_id
+        if connect.user_name == self._caller.subject:
+            facts.user = connect.user_name
 
     def _enter(self, entry: Entry, rest: bytes) -> Sequence[Command]:
         access = self._current()
@@ -205,7 +213,7 @@ class MQTTSession:
             return self._refuse(entry.connect.version, ending.code, str(ending))
         self._link, self._state = link, State.LINK
         if access.hub is not None:
-            self.facts.decision, self.facts.client_id = "allowed", entry.connect.client_id
+            self.facts.decision = "allowed"
         return self._answered(link, (*commands, *link.handle(Data(Side.CLIENT, rest))) if rest else commands)
 
     def _refuse(self, version: Version, code: Reason, reason: str) -> Sequence[Command]:

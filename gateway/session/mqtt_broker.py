@@ -153,8 +153,13 @@ class BrokerLink(Link[bool]):
             most = min(properties.maximum_packet_size or self.access.max_packet, self.access.max_packet)
             aliases = min(properties.topic_alias_maximum or 0, TOPIC_ALIASES)
             properties = replace(properties, maximum_packet_size=most, topic_alias_maximum=aliases or None)
+        will = connect.will
+        if will is not None and will.properties.will_delay:
+            # Nobody could take it back from the broker if the right to publish it ends in the meantime.
+            will = replace(will, properties=replace(will.properties, will_delay=None))
         return replace(
             connect,
+            will=will,
             version=self.spoken,
             client_id=broker_client_id(self.entry, prefixed=self.access.prefix_client_ids),
             keep_alive=keep_alive(connect, self.access),
@@ -241,6 +246,9 @@ class BrokerLink(Link[bool]):
             server_keep_alive=alive if alive != asked else None,
             topic_alias_maximum=self._aliases_there or None,
             maximum_packet_size=min(theirs.maximum_packet_size or self.access.max_packet, self.access.max_packet),
+            # What a broker says of itself is not for everybody.
+            reason_string=None,
+            user_properties=(),
             authentication_method=None,
             authentication_data=None,
             server_reference=None,

@@ -22,6 +22,7 @@ from gateway.session.vocabulary import TLSFacts
 from gateway.things import Thing, Things, Unavailable, channel_of, matches
 from gateway.topic_rules import Speaker, TopicRules
 from gateway.wire.mqtt_packets import Connect, Reason, Version
+from gateway.wire.mqtt_topics import shared
 
 # Far beyond what client libraries make up, and what is in every audit record has to end somewhere.
 MAX_CLIENT_ID: Final = 256
@@ -87,6 +88,22 @@ def _asked(question: Callable[[], bool]) -> bool:
         return question()
     except Unavailable:
         return False
+
+
+def why_not(permission: Permission, action: str, topic: str) -> str:
+    """For the audit: why that was denied. action: `publish` or `subscribe`."""
+    if not isinstance(permission, ChannelPermission):
+        return "no rule about topics allows it"
+    share = shared(topic)
+    channel = channel_of(share[1] if share else topic)
+    try:
+        if channel is None:
+            return "it is no channel's: channels/<id>/messages, with an id in small letters, and what is below it"
+        if not permission.things.has_channel(channel):
+            return "there is no such channel"
+    except Unavailable:
+        return "the registry cannot be asked"
+    return f"the thing is not connected to that channel, or may not {action} there"
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,6 +216,7 @@ class HubLink(Link[Topic]):
         """Also told by itself, once it has sent what was enough for once; then it may have to wait all the same."""
         if self.asked.congested() or self._attached is None:
             return ()
+        self.renew()
         self._busy = True
         self._attached.drained()
         self._hub.flush()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from gateway.session.mqtt_access import MQTTAccess
-from gateway.session.mqtt_caller import Entry, Rejected
+from gateway.session.mqtt_caller import Entry, Rejected, why_not
 from gateway.session.mqtt_frames import Frames, Run, Single
 from gateway.session.vocabulary import (
     Close,
@@ -59,6 +59,8 @@ Steps = Mapping[tuple[type[Event], Side | None], Callable[[Any, Any], Sequence[C
 _PATIENCE: Final = 1.5
 # Topic aliases that a client may set (MQTT-3.1.2.11.5): each holds a topic's name here.
 TOPIC_ALIASES: Final = 64
+# Characters of a topic that may have one.
+MAX_ALIASED: Final = 1_024
 # Topics and filters that one client was refused and that are remembered, and told the audit; and how much of each.
 MAX_DENIED: Final = 64
 MAX_TOLD: Final = 256
@@ -118,7 +120,7 @@ class Link(Generic[T]):
         self.over = False
         self.held = False
         self._aliases: dict[int, str] = {}
-        self._denied: set[tuple[str, str]] = set()
+        self._denied: set[tuple[str, int]] = set()
         self._denials: list[Command] = []
         self.keep_alive(keep_alive(entry.connect, self.access))
         self._heard_at = clock()
@@ -310,7 +312,7 @@ class Link(Generic[T]):
 
     def may_publish(self, topic: str) -> bool:
         """Remembers what may not be, too: whoever tries it again and again costs no more than others."""
-        if ("publish", topic) in self._denied:
+        if ("publish", hash(topic)) in self._denied:
             return False
         allowed = self.entry.permission.publish(topic)
         if not allowed:
@@ -321,15 +323,16 @@ class Link(Generic[T]):
         """topic_filter: perhaps of a shared subscription (MQTT-4.8.2)."""
         share = shared(topic_filter)
         allowed = self.entry.permission.subscribe(share[1] if share else topic_filter)
-        if not allowed and ("subscribe", topic_filter) not in self._denied:
+        if not allowed and ("subscribe", hash(topic_filter)) not in self._denied:
             self._tell_denial("subscribe", topic_filter)
         return allowed
 
     def _tell_denial(self, action: str, topic: str) -> None:
         """One record for each topic, and not without end."""
         if len(self._denied) < MAX_DENIED:
-            self._denied.add((action, topic))
-            self._denials.append(Denial(action, topic[:MAX_TOLD]))
+            self._denied.add((action, hash(topic)))
+            reason = why_not(self.entry.permission, action, topic)
+            self._denials.append(Denial(action, topic[:MAX_TOLD], reason))
 
     def _with_denials(self, commands: Sequence[Command]) -> Sequence[Command]:
         """First what the audit is to be told of this read."""
@@ -346,6 +349,8 @@ class Link(Generic[T]):
         if not 0 < alias <= self.alias_maximum():
             raise Ending(Reason.TOPIC_ALIAS_INVALID, "a topic alias that is larger than was allowed")
         if packet.topic:
+            if len(packet.topic) > MAX_ALIASED:
+                raise Ending(Reason.QUOTA_EXCEEDED, "a topic alias for a topic that is too long to be remembered")
             self._aliases[alias] = packet.topic
             return packet.topic
         if alias not in self._aliases:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 # Subscriptions that are known here, for a reload that takes rights away; the broker has bounds of its own.
 _MAX_FILTERS: Final = 1_000
+_MAX_FILTER_BYTES: Final = 262_144
 # Answers to a SUBSCRIBE of which a part was refused that may be due at a time.
 _MAX_DUE: Final = 100
 # CONNECT is refused where it is read. Before 5.0 no server says goodbye (3.1.1: 3.14).
@@ -64,6 +65,7 @@ class Mediation:
         self._untold_up, self._untold_down = _Untold(), _Untold()
         # By the whole filter, what it means without `$share`.
         self._filters: dict[str, str] = {}
+        self._filter_bytes = 0
         self.dismissed: int | None = None
 
     # --- pieces of a read -------------------------------------------------------------------------------------------
@@ -144,9 +146,8 @@ class Mediation:
         for at, one in enumerate(packet.subscriptions):
             if not link.may_subscribe(one.filter):
                 refused[at] = Reason.NOT_AUTHORIZED if link.version is Version.V5 else Refusal.SUBSCRIPTION_FAILED
-            elif len(self._filters) < _MAX_FILTERS:
-                share = shared(one.filter)
-                self._filters[one.filter] = share[1] if share else one.filter
+            elif one.filter not in self._filters:
+                self._remember(one.filter)
         allowed = tuple(one for at, one in enumerate(packet.subscriptions) if at not in refused)
         if not refused:
             self._pass(packet, single)
@@ -158,9 +159,18 @@ class Mediation:
         else:
             raise Ending(Reason.QUOTA_EXCEEDED, "too many SUBSCRIBE that wait for their SUBACK")
 
+    def _remember(self, topic_filter: str) -> None:
+        """Raises Ending: what is not remembered could not be taken away by a reload."""
+        self._filter_bytes += len(topic_filter.encode())
+        if len(self._filters) >= _MAX_FILTERS or self._filter_bytes > _MAX_FILTER_BYTES:
+            raise Ending(Reason.QUOTA_EXCEEDED, "more subscriptions than can be remembered")
+        share = shared(topic_filter)
+        self._filters[topic_filter] = share[1] if share else topic_filter
+
     def _unsubscribe(self, packet: Unsubscribe, single: Single) -> None:
         for topic_filter in packet.filters:
-            self._filters.pop(topic_filter, None)
+            if self._filters.pop(topic_filter, None) is not None:
+                self._filter_bytes -= len(topic_filter.encode())
         self._pass(packet, single)
 
     def filters(self) -> Sequence[str]:

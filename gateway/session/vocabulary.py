@@ -357,6 +357,7 @@ class Denial:
 
     action: str
     topic: str
+    reason: str
 
 
 Command = (

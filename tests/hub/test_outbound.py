@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.hub.message import Message
 from gateway.hub.settings import HubSettings
 from gateway.wire.mqtt_packets import (
     Malformed,
@@ -247,3 +248,37 @@ def test_an_answer_that_comes_before_it_is_sent_again():
     assert a.attached.session.out.count == 0
     world.publish("t", b"next", 1)
     assert a.payloads() == [b"next"]
+
+
+def test_who_is_there_and_reads_does_not_suffer_from_what_others_leave_lying_about():
+    world = World(settings=HubSettings(max_total_bytes=10_000))
+    a = world.keeping()
+    a.subscribe("t")
+    a.leave()
+    for _ in range(20):
+        world.publish("t", b"." * 1_000, 1)
+    b = world.connect("b", owner="somebody else")
+    b.subscribe("u")
+    b.take()
+    world.publish("u", b"x" * 1_000, 1)
+    assert b.payloads() == [b"x" * 1_000]
+    # But no more than so much of it, where it is not acknowledged.
+    for _ in range(300):
+        world.publish("u", b"x" * 1_000, 1)
+    assert b.ended == (Reason.QUOTA_EXCEEDED, "too many messages wait for the client")
+
+
+def test_one_message_that_comes_a_thousand_times_is_bounded():
+    """Each shared subscription has its own of it, all in one turn."""
+    world = World()
+    a = world.connect()
+    a.subscribe(*[f"$share/{n}/t" for n in range(100)])
+    a.take()
+    world.hub.publish(Message("t", b"." * 100_000))
+    box = a.attached.session.box
+    assert 1_000_000 < sum(map(len, box.chunks)) < 1_300_000
+    a.flush()
+    assert len(a.messages()) + a.attached.dropped == 100
+    # After that it is as before.
+    world.publish("t", b"." * 100_000)
+    assert len(a.messages()) > 10

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.hub.tree import Tree
+from gateway.hub.tree import Tree, size, weight
 from gateway.wire.mqtt_topics import is_filter, is_name, matches
 
 _levels = st.sampled_from(["", "a", "b", "$SYS", "$"])
@@ -28,7 +30,7 @@ def test_match(asked: list[str], topic: str):
 
 @given(st.lists(topics), filters)
 def test_covered(names: list[str], topic_filter: str):
-    found = list(tree_of(names).covered(topic_filter))
+    found = [name for name in tree_of(names).covered(topic_filter) if name is not None]
     assert sorted(found) == sorted(one for one in names if matches(topic_filter, one))
 
 
@@ -56,3 +58,15 @@ def test_each_change_has_another_stamp():
     assert len(set(stamps)) == 4
     assert tree.remove("a/+", 1) is None
     assert tree.stamp == stamps[-1]
+
+
+def test_looking_in_vain_is_told_step_by_step():
+    tree = tree_of([f"{n}/x" for n in range(50)])
+    assert list(tree.covered("+/y")) == [None] * 51
+
+
+def test_a_name_counts_as_what_python_keeps_it_in():
+    """One character beyond the others makes all of them wide."""
+    for text in ("x" * 1_000, "é" + "x" * 999, "\U0001f600" + "x" * 999):
+        assert sys.getsizeof(text) - sys.getsizeof("") <= size(text) + 48
+        assert weight(text) > size(text)

@@ -8,6 +8,7 @@ import socket
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.net.driver import MAX_PENDING
+from gateway.net.driver import MAX_PENDING, STALL_SECONDS
 from gateway.net.poller import Poller
 from gateway.net.transport import LINGER_SECONDS
 from gateway.session.vocabulary import (
@@ -931,6 +932,53 @@ def test_a_client_that_takes_nothing_is_sent_no_more_than_so_much(bench: Make):
         assert told < 1000
         assert one.driver._client.pending <= MAX_PENDING
     assert one.ended()["reason"] == "the client does not read what it asks for"
+
+
+def test_a_client_that_takes_nothing_of_it_for_a_minute_is_ended(bench: Make):
+    one = bench().start()
+    one.driver.deliver(MUCH)
+    assert one.driver._client.left
+    one.driver.check_idle()
+    one.house.time += STALL_SECONDS - 1
+    one.driver.check_idle()
+    assert not one.session.ended
+    one.house.time += 1
+    one.driver.check_idle()
+    assert one.ended()["reason"] == "the client does not take what it is sent"
+
+
+def _has_taken(one: Bench, waits: int) -> bool:
+    return one.driver._client.left < waits
+
+
+def test_one_that_takes_a_little_is_not(bench: Make):
+    one = bench().start()
+    one.driver.deliver(MUCH)
+    while waits := one.driver._client.left:
+        one.driver.check_idle()
+        one.house.time += STALL_SECONDS - 1
+        one.driver.check_idle()
+        one.until(partial(_has_taken, one, waits))
+    # Nor is one that has nothing to take.
+    for _ in range(3):
+        one.house.time += STALL_SECONDS
+        one.driver.check_idle()
+    assert not one.session.ended
+
+
+def test_an_upstream_that_takes_nothing_is_sent_no_more_than_so_much(bench: Make):
+    one = bench()
+    one.answers |= {Opened: [one.dial], TimedOut: [Send(Side.UPSTREAM, bytes(MAX_PENDING // 4))]}
+    one.start()
+    one.heard(Dialed)
+    told = 0
+    while not one.session.of(Lost):
+        one.driver.tell(TimedOut())
+        told += 1
+        assert told < 1000
+        assert one.driver._upstream is None or one.driver._upstream.pending <= MAX_PENDING
+    assert one.session.of(Lost) == [Lost(Side.UPSTREAM, "it does not read what it asks for")]
+    assert one.driver._upstream is None
 
 
 # --- an upstream that hears the last word -----------------------------------------------------------------------------

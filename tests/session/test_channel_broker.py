@@ -127,6 +127,27 @@ def test_a_post_logs_in_and_publishes() -> None:
     assert (one.record.upstream, one.record.status) == (str(BROKER), 202)
 
 
+@pytest.mark.parametrize(("key", "rights", "status"), [(KEY, Rights(), 403), ("rotated", BOTH, 401)])
+def test_rights_that_are_lost_on_the_way_to_the_broker(key: str, rights: Rights, status: int) -> None:
+    at = site()
+    one = posting(at)
+    at.know(THING, key, {CHANNEL: rights})
+    one.log_in()
+    assert [type(packet) for data in one.of_upstream() for packet in packets(data)] == [Connect]
+    assert one.failed(status)
+
+
+def test_rights_that_are_lost_before_it_is_said_again() -> None:
+    at = site()
+    one = reusing(at)
+    at.know(THING, KEY, {CHANNEL: Rights()})
+    one.lose(Side.UPSTREAM)
+    before = len(one.of_upstream())
+    one.log_in()
+    assert len(one.of_upstream()) == before + 1
+    assert one.failed(403)
+
+
 def test_no_two_client_ids_are_the_same() -> None:
     assert posting().log_in().client_id != posting().log_in().client_id
 

@@ -39,6 +39,7 @@ from tests.channels import (
 from tests.http_sessions import (
     BODY,
     GRACE,
+    HOST,
     KEEPALIVE,
     KEY,
     METER,
@@ -339,6 +340,19 @@ def test_a_key_that_does_not_count(given: str, reason: str) -> None:
     answer = message(one.sent(Side.CLIENT))
     assert answer.said["error"] == "unknown key"
     assert answer.one("WWW-Authenticate") == 'Bearer realm="channels"'
+
+
+def test_a_page_of_another_origin_has_to_know_the_key() -> None:
+    """Its browser shows the certificate of whoever looks at it, and asks nobody before such a POST (CORS)."""
+    elsewhere = "Origin: https://evil.example"
+    assert refused(403, posted(elsewhere)).startswith("no key")
+    refused(403, posted(elsewhere, f"Authorization: {KEY}"), client="none")
+    refused(403, posted(elsewhere, f"Authorization: {KEY}"), tls=shown(NAMED), cn="id")
+    site = Site()
+    site.talk().client(posted(elsewhere, f"Authorization: {KEY}"))
+    site.talk().client(posted(f"Origin: https://{HOST}"))
+    site.talk(nameless(), client="optional").client(posted(elsewhere, f"Authorization: {KEY}"))
+    assert len(site.heard) == 3
 
 
 def test_no_key() -> None:

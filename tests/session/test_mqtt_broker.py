@@ -450,7 +450,8 @@ def test_what_5_is_told_is_what_holds_and_nothing_of_what_is_behind_us():
         server_reference="10.0.0.9",
         authentication_method="x",
         authentication_data=b"y",
-        user_properties=(("a", "b"),),
+        reason_string="hello from 10.0.0.9",
+        user_properties=(("node", "10.0.0.9"),),
     )
     talk.heard(ConnAck(False, 0, theirs))
     (answer,) = talk.take()
@@ -458,8 +459,18 @@ def test_what_5_is_told_is_what_holds_and_nothing_of_what_is_behind_us():
     told = answer.properties
     assert connect.client_id == f"{THING_ID}:{told.assigned_client_identifier}"
     assert (told.maximum_packet_size, told.topic_alias_maximum, told.receive_maximum) == (8192, TOPIC_ALIASES, 20)
-    assert (told.retain_available, told.user_properties) == (0, (("a", "b"),))
+    assert (told.retain_available, told.reason_string, told.user_properties) == (0, None, ())
     assert (told.server_reference, told.authentication_method, told.authentication_data) == (None, None, None)
+
+
+def test_a_will_does_not_wait_at_the_broker():
+    """Nobody could take it back there, once its client may not publish it any more."""
+    will = Will(TOPIC, b"bye", 1, True, Properties(will_delay=60, message_expiry=9))
+    talk = world().talk().said(hello(V5, will=will))
+    talk.tell(Dialed())
+    (connect,) = talk.upstream()
+    assert isinstance(connect, Connect)
+    assert connect.will == Will(TOPIC, b"bye", 1, True, Properties(message_expiry=9))
 
 
 # --- while it is open ------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.session.mqtt import MAX_CONNECT
 from gateway.session.mqtt_link import farewell, refusal
 from gateway.session.vocabulary import (
     Close,
@@ -34,6 +35,7 @@ from gateway.session.vocabulary import (
     Sniffed,
     StartTLS,
     TimedOut,
+    TLSFacts,
 )
 from gateway.upstream import TLSMode
 from gateway.wire import mqtt
@@ -53,7 +55,9 @@ from tests.mqtt_sessions import (
     CHANNEL,
     CLIENT,
     HANDSHAKE,
+    KEY,
     LIMIT,
+    METER,
     NAMED,
     NAMELESS,
     THING_ID,
@@ -206,6 +210,18 @@ def test_a_connect_that_is_too_large_is_refused_before_it_is_kept():
     assert (old.code, old.reason) == (None, "CONNECT: a packet is larger than it may be")
 
 
+def test_before_anything_is_proven_less_is_kept_than_later():
+    body = mqtt.serialize(hello(V5, password=b"x" * 60_000, will=Will("w", b"y" * 60_000)), V5)
+    assert 100_000 < len(body) < MAX_CONNECT
+    talk = World(max_packet=64_000_000).talk().client(body[:-1])
+    assert not talk.closed
+    assert talk.client(body[-1:]).code == Reason.BAD_USER_NAME_OR_PASSWORD
+    talk = World(max_packet=64_000_000).talk()
+    talk.client(b"\x10\xff\xff\x0f\x00\x04MQTT\x05")  # 262,143, and its header
+    assert talk.code == Reason.PACKET_TOO_LARGE
+    assert len(talk.session._buffer) == 0
+
+
 def test_one_as_large_as_it_may_be_is_not():
     body = mqtt.serialize(hello(V5, password=b"x" * 1000), V5)
     talk = World(max_packet=len(body), fill_password=True).talk().client(body)
@@ -345,10 +361,34 @@ def test_no_code_of_ours_is_one_that_cannot_be_said():
 # --- what the audit says ---------------------------------------------------------------------------------------------
 
 
-def test_names_that_anybody_may_make_up_do_not_fill_the_audit():
+@pytest.mark.parametrize(
+    "swapped",
+    [
+        {"user_name": KEY, "password": THING_ID.encode()},
+        {"user_name": KEY, "password": KEY.encode()},
+        {"user_name": KEY, "password": b"x", "client_id": KEY},
+        {"user_name": THING_ID, "password": b"x", "client_id": KEY},
+    ],
+)
+@pytest.mark.parametrize("tls", [NAMELESS, shown()])
+def test_a_key_in_the_wrong_field_is_not_recorded(swapped: dict[str, Any], tls: TLSFacts):
+    facts = World().talk(tls).said(hello(V5, **swapped)).session.facts
+    assert (facts.decision, facts.user, facts.client_id) == ("refused", None, None)
+
+
+def test_nor_what_anybody_may_make_up():
     talk = World().talk().said(hello(client_id="c" * 5000, user_name="u" * 60_000))
     facts = talk.session.facts
-    assert (facts.user, facts.client_id) == ("u" * 256, "c" * 256)
+    assert (facts.user, facts.client_id) == (None, None)
+
+
+def test_what_is_proven_is_recorded():
+    facts = World().client(user_name=THING_ID, client_id="mine").session.facts
+    assert (facts.user, facts.client_id) == (THING_ID, "mine")
+    here = World(cn="id", things=None, topics=topics("allow all all #"))
+    assert here.client(shown(METER), user_name="meter-7").session.facts.user == "meter-7"
+    assert here.client(shown(METER), user_name="somebody").session.facts.user is None
+    assert here.client(NAMELESS, user_name="somebody").session.facts.user is None
 
 
 def test_all_bytes_of_the_client_are_counted():
@@ -412,7 +452,7 @@ _EVENTS: list[Event] = [
 
 
 @given(st.lists(st.sampled_from(_EVENTS), max_size=12), st.booleans(), st.booleans(), st.integers(0, 3))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_whatever_comes_whenever_nothing_breaks(events: list[Event], with_broker: bool, tls: bool, start: int):
     """Also an event that has no place: the conversation itself sees to what may never happen."""
     mode = TLSMode.VERIFY_FULL if tls else TLSMode.DISABLE

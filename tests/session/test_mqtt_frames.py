@@ -115,7 +115,7 @@ _cuts = st.lists(st.integers(0, 10_000), max_size=8)
 
 
 @given(st.data(), versions, quicks, _floods, _cuts, st.sampled_from([(), KNOWN, NAMES]))
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 def test_any_split_of_any_packets_is_the_same_as_each_packet_alone(
     data: Any, version: Version, quick: frozenset[int], flood: list[Any], cuts: list[int], known: tuple[str, ...]
 ):
@@ -137,7 +137,7 @@ def test_any_split_of_any_packets_is_the_same_as_each_packet_alone(
 @given(
     versions, quicks, st.binary(max_size=80) | _floods, _cuts, st.integers(0, 400), st.integers(0, 255), st.booleans()
 )
-@settings(max_examples=600)
+@settings(max_examples=600, deadline=None)
 def test_broken_bytes_are_malformed_and_nothing_else_with_the_short_way_and_without(
     version: Version, quick: frozenset[int], given_data: Any, cuts: list[int], at: int, byte: int, known: bool
 ):

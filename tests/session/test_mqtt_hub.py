@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.session.mqtt_link import MAX_DENIED, MAX_TOLD, TOPIC_ALIASES
+from gateway.session.mqtt_link import MAX_ALIASED, MAX_DENIED, MAX_TOLD, TOPIC_ALIASES
 from gateway.session.vocabulary import Dial, Ended, Send, Side
 from gateway.things import topic_of
 from gateway.wire import mqtt
@@ -249,6 +249,23 @@ def test_a_listener_is_not_told_the_publishers_alias():
 )
 def test_what_no_alias_can_be(packet: Publish, code: int):
     assert World().client(version=V5).said(packet).code == code
+
+
+def test_no_alias_for_what_is_too_long_to_be_remembered():
+    talk = World().client(version=V5)
+    talk.said(publish(topic=f"{TOPIC}/".ljust(MAX_ALIASED, "x"), properties=alias(1)))
+    assert not talk.closed
+    talk.said(publish(topic=f"{TOPIC}/".ljust(MAX_ALIASED + 1, "x"), properties=alias(1)))
+    assert talk.code == Reason.QUOTA_EXCEEDED
+
+
+def test_what_was_denied_is_not_kept_to_be_denied_again():
+    talk = World().client(version=V5)
+    topic = "x" * 60_000
+    talk.said(publish(1, topic), publish(1, topic))
+    talk.said(Subscribe(1, (Subscription(topic), Subscription(topic))))
+    assert not [one for one in talk.link._denied if topic in one]
+    assert talk.denials == [("publish", topic[:MAX_TOLD]), ("subscribe", topic[:MAX_TOLD])]
 
 
 def test_all_aliases_that_were_promised_can_be_used_and_are_forgotten_with_the_connection():

@@ -370,7 +370,7 @@ _NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size
 
 
 @given(_NAMES, _NAMES, _NAMES, _NAMES)
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_no_owner_and_client_id_look_like_anothers_to_a_broker(owner: str, mine: str, other: str, theirs: str):
     def seen(owner: str, client_id: str) -> str:
         return broker_client_id(Entry(Connect(V311, client_id), owner, 1.0, None, ""), prefixed=True)  # type: ignore[arg-type]  # nobody asks it

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.session.mqtt_link import TOPIC_ALIASES
-from gateway.session.mqtt_mediation import _MAX_DUE
+from gateway.session.mqtt_mediation import _MAX_DUE, _MAX_FILTERS
 from gateway.session.vocabulary import HangUp, Send, Side
 from gateway.things import Change, topic_of
 from gateway.wire import mqtt
@@ -101,7 +101,7 @@ def test_so_it_is_on_the_way_back(version: Version):
 
 
 @given(st.data(), st.sampled_from([V311, V5]), st.lists(st.integers(0, 5000), max_size=6))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_whatever_a_client_says_in_whatever_pieces_a_broker_hears_whole_packets_that_it_may_say(
     data: Any, version: Version, cuts: list[int]
 ):
@@ -131,7 +131,7 @@ def test_whatever_a_client_says_in_whatever_pieces_a_broker_hears_whole_packets_
 
 
 @given(st.sampled_from([V311, V5]), st.binary(max_size=60), st.booleans())
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_whatever_bytes_come_from_either_side_nothing_breaks(version: Version, data: bytes, from_client: bool):
     """What never may happen, the conversation itself sees to."""
     talk = through(version)
@@ -342,6 +342,20 @@ def test_what_is_subscribed_to_is_known_until_it_is_not():
     talk.said(Unsubscribe(2, (f"$share/g/{TOPIC}", "never")))
     assert list(link.filters()) == [MINE]
     assert talk.upstream()[-1] == Unsubscribe(2, (f"$share/g/{TOPIC}", "never"))
+
+
+@pytest.mark.parametrize(("size", "most"), [(0, _MAX_FILTERS), (60_000, 4)])
+def test_what_is_subscribed_to_is_bounded(size: int, most: int):
+    """In bytes, too, and whatever is subscribed to again or not any more."""
+    long = "x" * size
+    talk = through(V5)
+    talk.said(*[Subscribe(1, (Subscription(f"{MINE[:-1]}{n}{long}"),)) for n in range(most)] * 2)
+    assert not talk.closed
+    talk.said(Unsubscribe(2, (f"{MINE[:-1]}0{long}", "never" + long)), Subscribe(3, (Subscription(MINE[:-1] + long),)))
+    assert not talk.closed
+    talk.said(Subscribe(4, (Subscription(MINE[:-1] + "more" + long),)))
+    assert (talk.code, talk.reason) == (Reason.QUOTA_EXCEEDED, "more subscriptions than can be remembered")
+    assert len(talk.upstream()) == 2 * most + 2
 
 
 # --- from the broker -------------------------------------------------------------------------------------------------

@@ -321,6 +321,21 @@ def test_a_subscription_that_may_not_be_any_more_ends_it(where: str, next_is: st
     assert payloads(talk.take()) == []
 
 
+def test_nor_is_it_given_what_has_waited_for_it():
+    """Whoever reads slowly, and says nothing, would otherwise hear what was said after the reload."""
+    here = with_rules("hub")
+    talk = client(here, shown(METER), version=V5).subscribed("a/#", qos=1)
+    other = here.client(client_id="l", version=V5)
+    talk.slow = True
+    for payload in (b"old", b"secret"):
+        other.said(Publish("a/b", payload, 1, packet_id=1))
+        here.reload(topics=topics("deny meter-7 subscribe #", "allow all all #"))
+    talk.take()
+    talk.drained()
+    assert talk.reason == "it may not subscribe any more to what it has subscribed to"
+    assert payloads(talk.take()) == []
+
+
 @wheres
 def test_a_will_that_may_not_be_any_more_ends_it_and_is_not_left(where: str):
     here = with_rules(where)

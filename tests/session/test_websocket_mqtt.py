@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from gateway.session.vocabulary import (
     Command,
     Data,
     Dialed,
+    Drained,
     Ended,
     Enter,
     Event,
@@ -170,6 +172,33 @@ def test_a_page_of_another_origin_has_to_know_the_key() -> None:
         assert answers(asking(OFFER, *lines, target=target)) == [101]
     # Where there is no certificate there is nothing to take advantage of.
     assert answers(asking(OFFER, elsewhere, tls=nameless(), client="optional")) == [101]
+
+
+def test_nor_does_it_get_in_where_no_key_could_tell() -> None:
+    """What is in the query then says nothing of who has sent it."""
+    elsewhere = "Origin: https://evil.example"
+    for target in ("/mqtt", f"/mqtt?authorization={KEY}"):
+        asking(OFFER, elsewhere, target=target, client="none").refused(403)
+        asking(OFFER, elsewhere, target=target, tls=shown(NAMED), cn="id").refused(403)
+    assert answers(asking(OFFER, tls=shown(NAMED), cn="id")) == [101]
+
+
+@pytest.mark.parametrize("next_is", ["said", "heard"])
+def test_a_reload_after_which_it_would_not_be_let_in(next_is: str) -> None:
+    site = Site()
+    one = connected(site)
+    one.client(sent(Subscribe(1, (Subscription(TOPIC),))))
+    site.mqtt = replace(site.mqtt)
+    one.access = site.access(admission=rules("deny all all"))
+    before = len(said(one))
+    if next_is == "said":
+        one.client(sent(Publish(TOPIC, b"forged")))
+    else:
+        site.publish(TOPIC, b"secret")
+        one.tell(Drained())
+    assert [heard.payload for heard in site.heard] == ([] if next_is == "said" else [b"secret"])
+    assert said(one)[before:] == [Disconnect(Reason.NOT_AUTHORIZED)]
+    assert one.closed is not None
 
 
 # --- the session inside ----------------------------------------------------------------------------------------------
