@@ -195,7 +195,9 @@ class MQTTSession:
         """What a client only says of itself is not recorded: it may have mixed up its fields, and have put its key into
         the wrong one."""
         facts, connect = self.facts, entry.connect
-        facts.rule, facts.client_id = entry.rule, connect.client_id
+        facts.rule = entry.rule
+        if entry.key is None or connect.client_id.encode() != entry.key:
+            facts.client_id = connect.client_id
         if connect.user_name == self._caller.subject:
             facts.user = connect.user_name
 

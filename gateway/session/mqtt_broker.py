@@ -218,7 +218,7 @@ class BrokerLink(Link[bool]):
         self._state, self.held = State.OPEN, False
         if self.access.backends is not None:
             self.access.backends.worked(self._dial)
-        self._facts.decision, self._facts.client_id = "allowed", self.entry.connect.client_id
+        self._facts.decision = "allowed"
         self._aliases_there = min(answer.properties.topic_alias_maximum or 0, TOPIC_ALIASES)
         properties = self._terms(answer.properties) if self.version is Version.V5 else NOTHING
         self._heard_at = self.clock()

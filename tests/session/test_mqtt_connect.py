@@ -385,6 +385,8 @@ def test_nor_what_anybody_may_make_up():
 def test_what_is_proven_is_recorded():
     facts = World().client(user_name=THING_ID, client_id="mine").session.facts
     assert (facts.user, facts.client_id) == (THING_ID, "mine")
+    swapped = World().client(client_id=KEY).session.facts
+    assert (swapped.decision, swapped.client_id) == ("allowed", None)
     here = World(cn="id", things=None, topics=topics("allow all all #"))
     assert here.client(shown(METER), user_name="meter-7").session.facts.user == "meter-7"
     assert here.client(shown(METER), user_name="somebody").session.facts.user is None
