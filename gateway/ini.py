@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.errors import Problem, Problems
-from gateway.schema import Key, keys_of, line, nearest
+from gateway.schema import Key, Keys, keys_of, line, nearest
 
 T = TypeVar("T")
 
 _PREFIX = "SECUREGW_"
 # It names the INI for the command `securegw` (`cli.settings`).
 _OF_THE_COMMAND = "SECUREGW_CONFIG"
+
+_HEADING_OR_KEY = re.compile(r"\s*(?:\[[a-z]+(?::[^\]]*)?\]\Z|(?P<key>[a-z_]+)\s*=)")
 
 Texts = dict[str, dict[str, str]]
 
@@ -138,8 +140,18 @@ class Reading:
                 if unknown not in keys:
                     hint = nearest(unknown, {key: key for key in keys})
                     self.problems.add(section, unknown, f"no such key; {hint}")
+            self._check_indented(section, keys)
             self._values[section] = {name: self._value(section, name, key) for name, key in keys.items()}
         return self._values[section]
+
+    def _check_indented(self, section: str, keys: Keys) -> None:
+        """An indented line continues the value before it, whatever it looks like."""
+        for key, text in self.texts.get(section, {}).items():
+            for more in text.split("\n")[1:]:
+                found = _HEADING_OR_KEY.match(more)
+                if found and (found["key"] is None or found["key"] in keys):
+                    reason = f"goes on with an indented line that looks like {found[0].strip()}: take its spaces away"
+                    self.problems.add(section, key, reason)
 
     def _value(self, section: str, name: str, key: Key) -> Any:
         text = self.texts.get(section, {}).get(name)

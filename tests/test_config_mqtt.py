@@ -378,6 +378,14 @@ def test_a_name_is_whose_the_authority_says(read: Reader, serve: str, other: str
     assert problems == []
 
 
+@pytest.mark.parametrize("line", ["    [health]", "    client_id = identity"])
+def test_a_line_that_is_indented_by_mistake_is_told(read: Reader, line: str) -> None:
+    """Behind a block that was pasted with its indentation it would be part of the value before it."""
+    _, problems = read(TLS + REGISTRY + f"[mqtt:main]\nrules = allow all all\n{line}\n")
+    told = f"[mqtt:main] rules: goes on with an indented line that looks like {line.strip().removesuffix(' identity')}"
+    assert any(one.startswith(told) for one in problems), problems
+
+
 def test_whoever_writes_rules_does_not_mean_the_quickstart(read: Reader) -> None:
     """A forgotten registry is told, instead of taken for a demo."""
     _, problems = read(TLS + "[mqtt:main]\nrules = allow all all\n")
