@@ -49,9 +49,8 @@ class Installation:
 
     def registry(self) -> RegistrySettings:
         """Raises Failure, ConfigError."""
-        # A shell that completes a word does not wait for these.
-        from gateway.config import load  # noqa: PLC0415
-        from gateway.registry.settings import RegistrySettings  # noqa: PLC0415
+        from gateway.config import load  # noqa: PLC0415 - a shell that completes a word does not wait for this
+        from gateway.registry.settings import RegistrySettings  # noqa: PLC0415 - nor for this
 
         path, problems = self.ini(), Problems()
         config = load(path, self.environ, self.folder, problems)

@@ -246,7 +246,10 @@ class Hub:
 
     def _end(self, box: Outbox) -> None:
         attached, client, fate = box.attached, box.client, box.fate
-        assert attached is not None and client is not None and fate is not None  # noqa: PT018
+        # Who has a fate has a connection, too.
+        assert attached is not None
+        assert client is not None
+        assert fate is not None
         attached.detach(will=True)
         client.end(*fate)
 
