@@ -17,11 +17,14 @@ from configparser import (
 )
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway import named_files
 from gateway.errors import Problem, Problems
-from gateway.schema import Key, Keys, keys_of, line, nearest
+from gateway.schema import Key, Keys, keys_of, nearest
+from gateway.spellings import line
 
 T = TypeVar("T")
 
@@ -58,7 +61,8 @@ def read_ini(path: Path, problems: Problems) -> Texts | None:
     )
     where = str(path)
     try:
-        parser.read_string(path.read_text("utf-8"), where)
+        # Every line end there is becomes a line feed, as in any text that Python reads.
+        parser.read_file(StringIO(named_files.read(path).decode("utf-8"), newline=None), where)
     except OSError as error:
         problems.add(where, "file", error.strerror or "cannot be read")
     except UnicodeDecodeError:
@@ -203,7 +207,7 @@ class Reading:
         """One line; its line feed is the editor's. The errors, ValueError and OSError, say nothing of what is in the
         file."""
         try:
-            secret = line(path.read_bytes().decode("utf-8").removesuffix("\n"))
+            secret = line(named_files.read(path).decode("utf-8").removesuffix("\n"))
         except UnicodeDecodeError:
             raise ValueError(f"{path} is not UTF-8") from None
         if not secret:

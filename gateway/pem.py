@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from gateway import named_files
 from gateway.errors import Problems
 
 T = TypeVar("T")
@@ -30,6 +31,9 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 CERTIFICATE_BLOCK = re.compile(rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----")
 CRL_BLOCK = re.compile(rb"-----BEGIN [A-Z0-9 ]*CRL-----")
 WHOLE_CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+
+# An authority with a million revoked certificates has one of some 40 MiB, and PEM takes a third more.
+MAX_CRL: Final = 128 * 1024 * 1024
 
 # Everything that cryptography raises for a bad certificate, CRL or key.
 UNREADABLE = (
@@ -52,7 +56,7 @@ def _parsing(path: Path, what: str) -> Iterator[None]:
 
 def load_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     """All certificates of a file, at least one."""
-    pem = path.read_bytes()
+    pem = named_files.read(path)
     with _parsing(path, "PEM certificate"):
         found = tuple(x509.load_pem_x509_certificates(pem))
         for certificate in found:  # both are parsed only when asked for, and must not fail later
@@ -65,7 +69,7 @@ def load_certificates(path: Path) -> tuple[x509.Certificate, ...]:
 
 def load_crls(path: Path) -> tuple[x509.CertificateRevocationList, ...]:
     """All CRLs of a file, at least one, each with the nextUpdate that RFC 5280, 5.1.2.5 demands."""
-    pem = path.read_bytes()
+    pem = named_files.read(path, MAX_CRL)
     blocks = WHOLE_CRL.findall(pem)
     if not blocks or len(blocks) != len(CRL_BLOCK.findall(pem)):
         raise ValueError(f"{path}: is not a readable PEM CRL")
@@ -78,7 +82,7 @@ def load_crls(path: Path) -> tuple[x509.CertificateRevocationList, ...]:
 
 def load_key(path: Path) -> PrivateKey:
     """A private key that TLS can use."""
-    pem = path.read_bytes()
+    pem = named_files.read(path)
     with _parsing(path, "PEM private key"):
         try:
             key = load_pem_private_key(pem, password=None)

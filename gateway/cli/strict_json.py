@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from math import isfinite
 from typing import Any, Final
 
+from gateway.members import each_once
+
 _SPACE: Final = re.compile(r"[ \t\n\r]*")  # RFC 8259, 2
 
 # Python itself refuses more than 4,300, in words about itself.
@@ -87,13 +89,6 @@ def _after_space(text: str, at: int) -> int:
     return found.end()
 
 
-def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(members)
-    if len(made) != len(members):
-        raise ValueError("gives a member twice")
-    return made
-
-
 def _finite(text: str) -> float:
     number = float(text)
     if not isfinite(number):
@@ -108,5 +103,5 @@ def _whole(text: str) -> int:
 
 
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite, parse_int=_whole
+    object_pairs_hook=each_once, parse_constant=_finite, parse_float=_finite, parse_int=_whole
 )
