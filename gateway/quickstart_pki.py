@@ -10,18 +10,15 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import jwt
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -29,8 +26,11 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
+from gateway.authority import names
+from gateway.authority.certificates import CLIENT, SERVER, Issuer, Validity, issue, self_signed, validity
+from gateway.authority.keys import new_key, write_key
 from gateway.embedded import write_private
 from gateway.errors import Denied
 from gateway.tokens import TokenVerifier, VerificationKey
@@ -158,77 +158,27 @@ def _replace_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _new_pki(now: datetime) -> dict[str, bytes]:
-    ca_key, server_key, *thing_keys = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2 + len(THINGS)))
-    ca_name = _name("securegw quickstart CA")
     addresses = ("127.0.0.1", "::1")
-    # Should somebody trust this CA for more than the quickstart: it can vouch for nothing but this machine (RFC 5280
-    # section 4.2.1.10).
-    networks: list[x509.GeneralName] = [x509.IPAddress(ip_network(address)) for address in addresses]
-    ca = _sign(ca_name, ca_name, ca_key, ca_key, now, [
-        (x509.BasicConstraints(ca=True, path_length=0), True),
-        (_key_usage(digital_signature=False, key_cert_sign=True, crl_sign=True), True),
-        (x509.NameConstraints([x509.DNSName("localhost"), *networks], None), True),
-    ])  # fmt: skip
-    names: list[x509.GeneralName] = [x509.IPAddress(ip_address(address)) for address in addresses]
-    server = _sign(_name("localhost"), ca_name, server_key, ca_key, now, [
-        *_leaf(ExtendedKeyUsageOID.SERVER_AUTH),
-        (x509.SubjectAlternativeName([x509.DNSName("localhost"), *names]), False),
-    ])  # fmt: skip
-    certificates = {"ca.crt": ca, "server.crt": server}
-    keys = {"server.key": server_key}
-    for thing, key in zip(THINGS, thing_keys, strict=True):
-        usage = _leaf(ExtendedKeyUsageOID.CLIENT_AUTH)
-        certificates[f"{thing}.crt"] = _sign(_name(str(uuid.uuid4())), ca_name, key, ca_key, now, usage)
-        keys[f"{thing}.key"] = key
-    return {
-        **{name: one.public_bytes(Encoding.PEM) for name, one in certificates.items()},
-        **{name: one.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) for name, one in keys.items()},
-    }
+    # Should somebody trust this CA for more than the quickstart: it can vouch for nothing but this machine.
+    limits = names.constraints(("localhost",), addresses)
+    key, dates = new_key(), validity(now, CERTIFICATE_LIFETIME)
+    ca = Issuer(self_signed(key, names.subject("securegw quickstart CA"), dates, limits), key)
+    local = [names.dns("localhost"), *map(names.ip, addresses)]
+    files = {"ca.crt": ca.certificate.public_bytes(Encoding.PEM)}
+    files |= _pair(ca, dates, "server", names.server_subject(local), local, SERVER)
+    for thing in THINGS:
+        files |= _pair(ca, dates, thing, names.key_subject(str(uuid.uuid4())), (), CLIENT)
+    return files
 
 
-_Extensions = list[tuple[x509.ExtensionType, bool]]
-
-
-def _leaf(purpose: x509.ObjectIdentifier) -> _Extensions:
-    return [
-        (x509.BasicConstraints(ca=False, path_length=None), True),
-        (_key_usage(digital_signature=True, key_cert_sign=False, crl_sign=False), True),
-        (x509.ExtendedKeyUsage([purpose]), False),
-    ]
-
-
-def _sign(
+def _pair(
+    ca: Issuer,
+    dates: Validity,
+    name: str,
     subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    signer: ec.EllipticCurvePrivateKey,
-    now: datetime,
-    extensions: Iterable[tuple[x509.ExtensionType, bool]],
-) -> x509.Certificate:
-    public, signing = key.public_key(), signer.public_key()
-    builder = x509.CertificateBuilder(issuer, subject, public, x509.random_serial_number())
-    # An hour back, for a client whose clock is a little slow.
-    builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + CERTIFICATE_LIFETIME)
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signing), critical=False)
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(signer, SHA256())
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _key_usage(*, digital_signature: bool, key_cert_sign: bool, crl_sign: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        key_cert_sign=key_cert_sign,
-        crl_sign=crl_sign,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    alternatives: Sequence[x509.GeneralName],
+    purpose: x509.ObjectIdentifier,
+) -> dict[str, bytes]:
+    key = new_key()
+    certificate = issue(ca, key.public_key(), subject, alternatives, purpose, dates)
+    return {f"{name}.crt": certificate.public_bytes(Encoding.PEM), f"{name}.key": write_key(key)}

@@ -1,0 +1,293 @@
+"""`securegw pki list`, `revoke`, `crl` and `renew`."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gateway.authority.serials import serial_text
+from gateway.cli import pki_records
+from gateway.cli.running import TakenUp
+from gateway.cli.settings import Installation
+from tests.cli.pki_console import PKI
+from tests.gateways import ini
+from tests.pki import issue, make_ca, write_pem
+
+
+@pytest.fixture
+def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PKI:
+    monkeypatch.chdir(tmp_path)
+    made = PKI(tmp_path)
+    made.ok("ca")
+    made.ok("client", "alice")
+    return made
+
+
+@pytest.fixture
+def reloads(monkeypatch: pytest.MonkeyPatch) -> list[Installation]:
+    """Each time that the running gateway is told to."""
+    told: list[Installation] = []
+
+    def take_up(installation: Installation) -> TakenUp:
+        told.append(installation)
+        return TakenUp(True, "The running gateway was reloaded.")
+
+    monkeypatch.setattr(pki_records, "take_up", take_up)
+    return told
+
+
+def serials(pki: PKI) -> list[str]:
+    crl = x509.load_pem_x509_crl((pki.folder / "crl.pem").read_bytes())
+    return [serial_text(one.serial_number) for one in crl]
+
+
+def state(pki: PKI, name: str) -> str:
+    (found,) = (one["state"] for one in pki.json("list") if one["name"] == name)
+    return str(found)
+
+
+def later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    then = datetime.now(UTC) + timedelta(days=days)
+    monkeypatch.setattr(pki_records, "now", lambda: then)
+
+
+# --- revocation -------------------------------------------------------------------------------------------------------
+
+
+def test_by_name(pki: PKI, reloads: list[Installation]) -> None:
+    result = pki.run("revoke", "alice", "--reason", "KEYCOMPROMISE")
+    assert "alice (alice), serial number" in result.stdout
+    assert result.stdout.endswith("is revoked.\n")
+    assert result.stderr == "The running gateway was reloaded.\n"
+    assert len(serials(pki)) == len(reloads) == 1
+    assert state(pki, "alice") == "revoked (keyCompromise)"
+
+
+def test_again(pki: PKI, reloads: list[Installation]) -> None:
+    pki.ok("revoke", "alice", "--reason", "superseded")
+    before = serials(pki)
+    assert "was revoked before (superseded)" in pki.ok("revoke", "alice")
+    (one,) = pki.json("revoke", "alice")
+    assert (one["reason"], one["new"]) == ("superseded", False)
+    assert serials(pki) == before
+    # The gateway may have missed the first time.
+    assert len(reloads) == 3
+
+
+def test_by_serial_number_and_by_file(pki: PKI) -> None:
+    pki.ok("client", "bob")
+    known = {one["name"]: one["serial"] for one in pki.json("list")}
+    pki.ok("revoke", known["alice"])
+    assert serials(pki) == [known["alice"]]
+    (pki.folder / "bob.crt").rename(pki.here / "found.crt")
+    pki.ok("revoke", "found.crt")
+    assert sorted(serials(pki)) == sorted([known["alice"], known["bob"]])
+
+
+def test_a_renewed_one_goes_with_its_name(pki: PKI) -> None:
+    pki.ok("renew", "alice")
+    assert len(pki.json("revoke", "alice")) == 2
+    assert len(serials(pki)) == 2
+
+
+@pytest.mark.parametrize("target", ["bob", "0", "", "ff", "../alice", "none.crt", "a" * 200, "\x1b[2J"])
+def test_nobody(pki: PKI, reloads: list[Installation], target: str) -> None:
+    said = pki.refused("revoke", target)
+    assert "is neither the name nor the serial number" in said
+    assert "\x1b" not in said
+    assert not reloads
+
+
+def test_a_file_of_another_authority(pki: PKI, reloads: list[Installation]) -> None:
+    write_pem(pki.here / "other.crt", issue(make_ca("securegw CA"), "alice").certificate)
+    for name in ("other.crt", pki.write("empty", ""), pki.write("large", "x" * 100_000)):
+        pki.refused("revoke", name)
+    assert not reloads
+
+
+def test_without_a_configuration_it_says_what_is_left_to_do(pki: PKI) -> None:
+    assert "put the new file in its place, and reload it" in pki.run("revoke", "alice").stderr
+
+
+def configured(pki: PKI, client_crl: str, crl: str = "") -> str:
+    """gw.ini, whose listener reads that list of revoked certificates."""
+    pki.ok("server", "--dns", "localhost", "--force")
+    upstream = {"hosts": "db.example", "tls": "verify-full"} | (
+        {"crl": crl, "root_certificate": "pki/ca.crt"} if crl else {}
+    )
+    sections = {
+        "tls": {"certificate": "pki/server.crt", "key": "pki/server.key"},
+        "upstream:main": upstream,
+        "jwt:main": {"public_keys": "jwt.pub"},
+        "postgres:main": {"client_certificate": "required", "client_ca": "pki/ca.crt", "client_crl": client_crl},
+    }
+    public = Ed25519PrivateKey.generate().public_key()
+    pki.write("jwt.pub", public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return pki.write("gw.ini", ini(sections))
+
+
+def test_a_gateway_that_reads_another_list(pki: PKI, reloads: list[Installation]) -> None:
+    pki.write("things.crl", (pki.folder / "crl.pem").read_bytes())
+    path = pki.here / configured(pki, "things.crl")
+    for arguments, keys in (
+        (("revoke", "alice"), "client_crl"),
+        (("revoke", "server"), "client_crl or crl"),
+        (("crl",), "client_crl or crl"),
+    ):
+        result = pki.run(*arguments)
+        assert result.exit_code == 0
+        assert result.stderr == (
+            f"Warning: no {keys} of {path} is {pki.folder / 'crl.pem'}: copy it there, and reload the gateway, or "
+            "nothing is revoked.\n"
+        )
+    assert not reloads
+
+
+def test_a_gateway_that_reads_this_one(pki: PKI, reloads: list[Installation]) -> None:
+    (pki.here / "linked.pem").symlink_to(pki.folder / "crl.pem")
+    for client_crl in ("pki/crl.pem", "linked.pem"):
+        configured(pki, client_crl)
+        assert pki.run("revoke", "alice").stderr == "The running gateway was reloaded.\n"
+        assert pki.run("crl").stderr == "The running gateway was reloaded.\n"
+        pki.ok("revoke", "server")
+    assert len(reloads) == 6
+
+
+def test_a_list_that_is_read_for_servers_alone(pki: PKI, reloads: list[Installation]) -> None:
+    pki.write("things.crl", (pki.folder / "crl.pem").read_bytes())
+    configured(pki, "things.crl", "pki/crl.pem")
+    assert "no client_crl of" in pki.run("revoke", "alice").stderr
+    assert not reloads
+    assert pki.run("crl").stderr == pki.run("revoke", "server").stderr == "The running gateway was reloaded.\n"
+
+
+def test_a_configuration_that_cannot_be_used_is_told_by_the_reload(pki: PKI) -> None:
+    pki.write("gw.ini", "[contrl]\n")
+    result = pki.run("revoke", "alice")
+    assert "it was not asked to" in result.stderr
+    assert (result.exit_code, len(serials(pki))) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("revoke", "alice"), ("crl",), ("renew", "alice"), ("renew", "alice", "--new-key"), ("renew", "ca")]
+)
+@pytest.mark.parametrize(("reloaded", "status"), [(True, 0), (None, 0), (False, 1)])
+def test_whether_it_is_in_force(
+    pki: PKI, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], reloaded: bool | None, status: int
+) -> None:
+    monkeypatch.setattr(pki_records, "take_up", lambda _: TakenUp(reloaded, "Such words."))
+    before = pki.files()
+    result = pki.run(*arguments)
+    assert (result.exit_code, bool(result.stdout)) == (status, True)
+    wrong = "Error: what was changed is written, but not in force. Such words.\n"
+    assert result.stderr.endswith(wrong if status else "Such words.\n")
+    assert pki.files() != before
+    found = json.loads(pki.run(*arguments, "--json").stdout)
+    assert (found[0] if isinstance(found, list) else found)["reloaded"] is reloaded
+
+
+# --- the list of revoked certificates ---------------------------------------------------------------------------------
+
+
+def test_a_new_list(pki: PKI, reloads: list[Installation]) -> None:
+    made = pki.json("crl", "--days", "7")
+    assert (made["crl"], made["number"]) == ("pki/crl.pem", 2)
+    left = datetime.fromisoformat(made["next_update"]) - datetime.now(UTC)
+    assert timedelta(days=6.9) < left < timedelta(days=7)
+    assert "number      3" in pki.ok("crl")
+    assert len(reloads) == 2
+
+
+def test_a_list_that_is_nearly_stale_is_told(pki: PKI, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pki.run("list").stderr == ""
+    later(monkeypatch, 24)
+    assert "crl.pem has to be made anew before" in pki.run("list").stderr
+    later(monkeypatch, 31)
+    assert "crl.pem is stale since" in pki.run("list").stderr
+
+
+# --- what exists ------------------------------------------------------------------------------------------------------
+
+
+def test_states(pki: PKI, monkeypatch: pytest.MonkeyPatch) -> None:
+    pki.ok("client", "bob", "--days", "40")
+    pki.ok("client", "carol")
+    pki.ok("revoke", "carol")
+    assert [state(pki, name) for name in ("ca", "alice", "bob", "carol")] == [
+        "good",
+        "good",
+        "good",
+        "revoked (unspecified)",
+    ]
+    later(monkeypatch, 20)
+    assert state(pki, "bob") == "good for 19 days more"
+    later(monkeypatch, 41)
+    assert state(pki, "bob") == "ended"
+    pki.ok("renew", "alice")
+    assert [one["state"] for one in pki.json("list") if one["name"] == "alice"] == ["replaced, still good", "good"]
+
+
+def test_those_that_end_soon(pki: PKI, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, days in (("soon", 5), ("renewed", 5), ("gone", 5), ("later", 50)):
+        pki.ok("client", name, "--days", str(days))
+    pki.ok("renew", "renewed", "--days", "100")
+    pki.ok("revoke", "gone")
+    assert [one["name"] for one in pki.json("list", "--expiring", "30")] == ["soon"]
+    assert pki.json("list", "--expiring", "2") == []
+    assert [one["name"] for one in pki.json("list", "--expiring", "2000")] == [
+        "ca",
+        "alice",
+        "soon",
+        "later",
+        "renewed",
+    ]
+    later(monkeypatch, 10)
+    assert [one["name"] for one in pki.json("list", "--expiring", "0")] == ["soon"]
+
+
+def test_for_people(pki: PKI) -> None:
+    heading, ca, alice = pki.ok("list").splitlines()
+    assert heading.split() == ["NAME", "KIND", "FOR", "UNTIL", "(UTC)", "STATE", "SERIAL"]
+    assert ca.startswith("ca     ca      securegw CA  ")
+    assert alice.startswith("alice  client  alice  ")
+
+
+# --- renewal ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_successor(pki: PKI, reloads: list[Installation]) -> None:
+    before, key = ((pki.folder / name).read_bytes() for name in ("alice.crt", "alice.key"))
+    result = pki.run("renew", "alice")
+    assert result.exit_code == 0
+    assert "The certificate before it is not revoked: it stays good until its end." in result.stderr
+    assert (pki.folder / "alice.crt").read_bytes() != before
+    assert (pki.folder / "alice.key").read_bytes() == key
+    assert pki.json("renew", "alice", "--new-key", "--days", "9")["days"] == 9
+    assert (pki.folder / "alice.key").read_bytes() != key
+    assert len(reloads) == 2
+    assert serials(pki) == []
+
+
+def test_the_ca(pki: PKI, reloads: list[Installation]) -> None:
+    assert pki.json("renew", "ca", "--days", "4000")["certificate"] == "pki/ca.crt"
+    result = pki.run("renew", "ca")
+    assert "pki/ca.crt" in result.stdout
+    assert "Give the new ca.crt to every client and every server that verifies" in result.stderr
+    pki.ok("client", "bob", "--days", "1000")
+    assert len(reloads) == 2
+
+
+@pytest.mark.parametrize("name", ["bob", "../alice", "", "alice.crt"])
+def test_what_cannot_be_renewed(pki: PKI, reloads: list[Installation], name: str) -> None:
+    pki.refused("renew", name)
+    (pki.folder / "alice.crt").unlink()
+    assert "alice.crt: No such file" in pki.refused("renew", "alice")
+    pki.ok("revoke", "alice")
+    assert "its certificate is revoked" in pki.refused("renew", "alice")
+    assert len(reloads) == 1
