@@ -203,6 +203,21 @@ def _url(text: str) -> tuple[str, Address, str | None]:
     return scheme, _dialed(authority, WEB_PORTS[scheme], forms), prefix(slash + path) if slash else None
 
 
+_HTTPS = re.compile(r"https://(?P<authority>[^/?#@\\]+)(?:[/?][!\"$-\[\]-~]*)?")
+_MAX_URL = 2048
+
+
+def https_url(text: str) -> str:
+    """One document over HTTPS, with its path and query; what is not ASCII or visible stands there percent-encoded
+    (RFC 3986, 2). Not quoted where a password could be in it."""
+    forms = "https://host[:port][/path][?query]"
+    found = _HTTPS.fullmatch(text)
+    if found is None or len(text) > _MAX_URL:
+        raise ValueError(f"is a file, or {forms}, without a user, password or fragment")
+    _dialed(found["authority"], WEB_PORTS["https"], forms)
+    return text
+
+
 def prefix(text: str) -> str:
     """A path of whole segments. A final slash says no more, so it is taken off: `/` is the empty prefix."""
     try:

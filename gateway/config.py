@@ -1,12 +1,14 @@
 """The INI and the environment, read into the frozen tree of `settings`; every mistake is told, all of them at once.
 
-Owns how the sections fit together, and those of PostgreSQL; `config_https`, `config_mqtt` and `config_tunnel` have the
-others. Refuses references to nothing, one address for two listeners, and secrets that are empty. It binds nothing, and
-reads no file but the INI, secrets, public keys and the CAs that rules name; certificates are `certs`' to read.
+Owns how the sections fit together, and those of PostgreSQL; `config_https`, `config_mqtt`, `config_tunnel` and
+`config_jwt` have the others. Refuses references to nothing, one address for two listeners, and secrets that are empty.
+It binds nothing, and reads no file but the INI, secrets, public keys, revoked tokens and the CAs that rules name;
+certificates are `certs`' to read.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from gateway import legacy
 from gateway.addresses import collide
 from gateway.config_https import https_listeners, https_routes
+from gateway.config_jwt import jwt_settings
 from gateway.config_mqtt import hub, mqtt_listeners, registry
 from gateway.config_tls import client_tls, server_tls
 from gateway.config_tunnel import tunnels
@@ -21,9 +24,8 @@ from gateway.errors import Problems
 from gateway.ini import Reading, read_ini
 from gateway.policy import parse_rule
 from gateway.schema import SINGLE
-from gateway.settings import AuditSettings, Config, GatewaySettings, JWTSettings, LimitSettings, PostgresListener
-from gateway.tokens import VerificationKey, load_public_key
-from gateway.upstream import Address, Login, TLSMode, Upstream
+from gateway.settings import AuditSettings, Config, GatewaySettings, LimitSettings, PostgresListener
+from gateway.upstream import MAX_SOCKET_PATH, Address, Login, TLSMode, Upstream
 
 # A container may be configured by its environment alone, so these sections need not stand in the INI.
 _MAIN = ("jwt:main", "upstream:main", "postgres:main", "https:main", "route:main", "mqtt:main")
@@ -84,7 +86,7 @@ def _config(reading: Reading, path: Path | None) -> Config:
         reading.values(section)  # also if nothing uses it: a mistake there is one
     logins = _logins(reading)
     upstreams = {name: _upstream(reading, section, name, logins) for section, name in reading.named("upstream")}
-    jwt = {name: _jwt(reading, section, name) for section, name in reading.named("jwt")}
+    jwt = {name: jwt_settings(reading, section, name) for section, name in reading.named("jwt")}
     postgres = tuple(_postgres(reading, section, name) for section, name in reading.named("postgres"))
     https = https_listeners(reading)
     mqtt = mqtt_listeners(reading)
@@ -92,7 +94,7 @@ def _config(reading: Reading, path: Path | None) -> Config:
     if not (postgres or https or through or mqtt):
         reason = "is missing, and so is any [https:NAME], [mqtt:NAME] or [tunnel:NAME]: nothing would listen"
         reading.problems.add("postgres:main", "section", reason)
-    health = reading.values("health")["listen"]
+    health, control = reading.values("health")["listen"], _control(reading)
     _check_addresses(
         reading,
         [
@@ -101,6 +103,7 @@ def _config(reading: Reading, path: Path | None) -> Config:
             *((f"mqtt:{one.name}", one.listen) for one in mqtt),
             *((f"tunnel:{one.name}", one.listen) for one in through),
             ("health", health),
+            ("control", (Address(str(control), 0),) if control else ()),
         ],
     )
     return Config(
@@ -117,6 +120,7 @@ def _config(reading: Reading, path: Path | None) -> Config:
         mqtt=mqtt,
         registry=registry(reading, _password(reading, "registry", reading.values("registry"))),
         hub=hub(reading, mqtt),
+        control=control,
         warnings=tuple(reading.warnings),
     )
 
@@ -127,26 +131,21 @@ def _check_addresses(reading: Reading, listeners: list[tuple[str, tuple[Address,
         for address in addresses:
             for other, before in taken:
                 if collide(address, before):
-                    reading.problems.add(section, "listen", f"{address} is taken: [{other}] listens on {before}")
+                    key = "socket" if section == "control" else "listen"
+                    reading.problems.add(section, key, f"{address} is taken: [{other}] listens on {before}")
             taken.append((section, address))
 
 
+def _control(reading: Reading) -> Path | None:
+    socket: Path | None = reading.values("control")["socket"]
+    if socket and len(os.fsencode(socket)) > MAX_SOCKET_PATH:
+        reason = f"{socket} is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket's path may have"
+        reading.problems.add("control", "socket", reason)
+        return None
+    return socket
+
+
 # --- PostgreSQL -----------------------------------------------------------------------------------------------------
-
-
-def _jwt(reading: Reading, section: str, name: str) -> JWTSettings:
-    values = reading.values(section)
-    keys: list[VerificationKey] = []
-    for path, kid in values["public_keys"] or ():
-        with reading.problems.at(section, "public_keys"):
-            pem = path.read_bytes()
-            try:
-                keys.append(load_public_key(pem, kid))
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
-    return JWTSettings(
-        name, tuple(keys), values["issuer"], values["audience"] or (), values["leeway"], values["max_lifetime"]
-    )
 
 
 def _upstream(reading: Reading, section: str, name: str, logins: list[tuple[str, Login]]) -> Upstream:

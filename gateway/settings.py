@@ -7,7 +7,7 @@ nothing by itself, and shows no secret in its repr.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.admission import Admission
@@ -56,7 +56,11 @@ class AuditSettings:
 
 @dataclass(frozen=True, slots=True)
 class JWTSettings:
-    """What a token must be to be believed. An empty audience or a None is a check that is not made."""
+    """What a token must be to be believed. An empty audience or a None is a check that is not made.
+
+    keys: those in files. jwks: the https URL of more, fetched every jwks_refresh seconds from a server that a CA in
+    jwks_root_certificate vouches for, or without that file one of the system's. revoked: every `jti` in revoked_file.
+    """
 
     name: str
     keys: tuple[VerificationKey, ...]
@@ -64,6 +68,11 @@ class JWTSettings:
     audience: tuple[str, ...] = ()
     leeway: float = 0.0
     max_lifetime: float | None = None
+    jwks: str | None = None
+    jwks_root_certificate: Path | None = None
+    jwks_refresh: float = 300.0
+    revoked: frozenset[str] = field(default=frozenset(), repr=False)
+    revoked_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +176,8 @@ class Config:
     """Everything the gateway was told. Without any upstream it is for the quickstart to complete: a Postgres listener
     whose `upstream` is in no section, and a route whose upstream has no address.
 
-    path: the INI, or None. quickstart_directory: None when there is no INI to stand beside.
+    path: the INI, or None. quickstart_directory: None when there is no INI to stand beside. control: the Unix socket
+    that operators speak to; None: there is none.
     warnings: what is allowed but worth a line in the log.
     """
 
@@ -187,6 +197,7 @@ class Config:
     mqtt: tuple[MQTTListener, ...] = ()
     registry: RegistrySettings | None = None
     hub: HubFile | None = None
+    control: Path | None = None
 
     @property
     def configured(self) -> bool:

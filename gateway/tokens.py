@@ -11,16 +11,14 @@ Refuses, always as Denied: whatever is not exactly one grammar (padding, stray b
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, EllipticCurvePublicKey
@@ -31,6 +29,7 @@ from jwt.algorithms import Algorithm, ECAlgorithm, OKPAlgorithm, RSAAlgorithm, R
 
 from gateway.errors import Denied
 from gateway.identity import Identity
+from gateway.jose import base64url, json_object, unpadded
 
 # As long as the longest password that is read: the password, not this, is what a client could find too long.
 MAX_TOKEN: Final = 64 * 1024
@@ -43,11 +42,18 @@ MAX_DATE: Final = 253_402_300_799
 
 MIN_RSA_BITS: Final = 2048
 
+# Longer than any name that issuers give to a token; a UUID has 36.
+MAX_JTI: Final = 1024
+
+# What stands beside a name in a list that somebody wrote by hand, and would otherwise be taken for a part of it.
+_NOT_IN_JTI: Final = frozenset(" #,;\"'")
+
 # Explicit typing (RFC 8725 section 3.11): a logout token or a DPoP proof signed by the same key opens nothing here.
 TYPES: Final = frozenset({"jwt", "at+jwt"})
 
+_ED25519: Final = frozenset({"EdDSA", "Ed25519"})
 _EDDSA: Final = OKPAlgorithm()
-_ALGORITHMS: Final[Mapping[str, Algorithm]] = {
+ALGORITHMS: Final[Mapping[str, Algorithm]] = {
     "EdDSA": _EDDSA,
     "Ed25519": _EDDSA,  # the fully specified name of RFC 9864
     "ES256": ECAlgorithm(ECAlgorithm.SHA256),
@@ -67,18 +73,19 @@ PublicKey = Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey
 class VerificationKey:
     """A public key that may vouch for tokens.
 
-    kid: the name that its issuer gives it, if configured. algorithms: all that this type of key may verify.
-    thumbprint: its RFC 7638 name, which every key also answers to.
-    Raises ValueError for a key of a type, curve or size that we do not trust.
+    kid: the name that its issuer gives it, if configured. alg: the one algorithm that it is for (RFC 7517 section 4.4);
+    None: any of its type. algorithms: all that it may verify. thumbprint: its RFC 7638 name, which every key also
+    answers to. Raises ValueError for a key of a type, curve or size that we do not trust, or an alg not of its type.
     """
 
     public_key: PublicKey = field(repr=False)
     kid: str | None = None
+    alg: str | None = None
     algorithms: frozenset[str] = field(init=False)
     thumbprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "algorithms", _algorithms(self.public_key))
+        object.__setattr__(self, "algorithms", _algorithms(self.public_key, self.alg))
         object.__setattr__(self, "thumbprint", _thumbprint(self.public_key))
 
 
@@ -101,14 +108,26 @@ def load_public_key(pem: bytes, kid: str | None = None) -> VerificationKey:
 
 
 class TokenVerifier:
-    """Verifies tokens against fixed keys. With no key, every token is refused.
+    """Verifies tokens against keys. With no key, every token is refused.
 
     issuer: the exact `iss` wanted; None: any. audience: one of these must be in `aud`; empty: `aud` is not looked at.
     leeway: seconds by which the issuer's clock may differ from ours. max_lifetime: seconds from `iat` to `exp`, or from
-    now where the token has no `iat`.
+    now where the token has no `iat`. revoked: every `jti` that is no longer believed. revocable: there is a list of
+    them, so whatever has a `jti` must have one that could be in it. more: keys that come and go, so it is asked at each
+    verification. missing: called for a token whose `kid` names no key that is known; does not wait.
     """
 
-    __slots__ = ("_audience", "_issuer", "_keys", "_leeway", "_max_lifetime")
+    __slots__ = (
+        "_audience",
+        "_issuer",
+        "_keys",
+        "_leeway",
+        "_max_lifetime",
+        "_missing",
+        "_more",
+        "_revocable",
+        "_revoked",
+    )
 
     def __init__(
         self,
@@ -118,12 +137,18 @@ class TokenVerifier:
         audience: tuple[str, ...] = (),
         leeway: float = 0,
         max_lifetime: float | None = None,
+        revoked: frozenset[str] = frozenset(),
+        revocable: bool = False,
+        more: Callable[[], Sequence[VerificationKey]] | None = None,
+        missing: Callable[[], None] | None = None,
     ) -> None:
         self._keys = tuple(keys)
         self._issuer = issuer
         self._audience = frozenset(audience)
         self._leeway = leeway
         self._max_lifetime = max_lifetime
+        self._revoked, self._revocable = revoked, revocable
+        self._more, self._missing = more, missing
 
     def verify(self, token: bytes, now: float) -> Identity:
         """Who the token proves. Raises Denied, with the true reason, for everything else.
@@ -135,7 +160,22 @@ class TokenVerifier:
         claims = _json_object(payload, "claims set")
         self._check_issuer_and_audience(claims)
         expires = self._check_dates(claims, now)
-        return Identity("jwt", _subject(claims), expires, _serial(claims), MappingProxyType(claims))
+        serial = _serial(claims)
+        self._check_not_revoked(serial)
+        return Identity("jwt", _subject(claims), expires, serial, MappingProxyType(claims))
+
+    def revoked(self, jti: str | None) -> bool:
+        """A token without a `jti` has no name by which it could be."""
+        return jti is not None and jti in self._revoked
+
+    def _check_not_revoked(self, jti: str | None) -> None:
+        if self._revocable and jti is not None:
+            try:
+                check_jti(jti)
+            except ValueError:
+                raise Denied("the token's jti is none that could be revoked") from None
+        if self.revoked(jti):
+            raise Denied("the token is revoked")
 
     def _check_signature(self, header: dict[str, Any], signed: bytes, signature: bytes) -> None:
         name = header.get("alg")
@@ -144,7 +184,7 @@ class TokenVerifier:
         keys = [key for key in self._candidates(header) if name in key.algorithms]
         if not keys:
             raise Denied(f"no configured key may verify alg {name[:20]!r}")
-        if not any(_ALGORITHMS[name].verify(signed, key.public_key, signature) for key in keys):
+        if not any(ALGORITHMS[name].verify(signed, key.public_key, signature) for key in keys):
             raise Denied("the token's signature fits no configured key")
 
     def _candidates(self, header: dict[str, Any]) -> Sequence[VerificationKey]:
@@ -153,13 +193,16 @@ class TokenVerifier:
         A kid that names configured keys leaves only those. One that we do not know can still be the issuer's name for
         a key that was configured without a name; it never leads to a key that is known under another name.
         """
+        keys = (*self._keys, *self._more()) if self._more else self._keys
         if "kid" not in header:
-            return self._keys
+            return keys
         kid = header["kid"]
         if not isinstance(kid, str):
             raise Denied("the token's kid is not a string")
-        named = [key for key in self._keys if kid in (key.kid, key.thumbprint)]
-        return named or [key for key in self._keys if key.kid is None]
+        named = [key for key in keys if kid in (key.kid, key.thumbprint)]
+        if not named and self._missing is not None:
+            self._missing()
+        return named or [key for key in keys if key.kid is None]
 
     def _check_issuer_and_audience(self, claims: dict[str, Any]) -> None:
         if self._issuer is not None and claims.get("iss") != self._issuer:
@@ -188,6 +231,17 @@ class TokenVerifier:
         if self._max_lifetime is not None and not exp - (now if iat is None else iat) <= self._max_lifetime:
             raise Denied(f"the token lives longer than the {self._max_lifetime:g} seconds allowed")
         return float(exp + self._leeway)
+
+
+def check_jti(jti: str) -> None:
+    """Raises ValueError for a `jti` that cannot be told exactly from what is around it, in a list or by eye.
+
+    RFC 7519, 4.1.7, lets it be any string; real ones are UUIDs, random hexadecimal or base64, and URNs.
+    """
+    if not jti or not jti.isprintable() or not _NOT_IN_JTI.isdisjoint(jti):
+        raise ValueError("a jti has no spaces, none of # , ; \" ' and nothing that cannot be seen")
+    if len(jti.encode()) > MAX_JTI:
+        raise ValueError(f"the jti is longer than {MAX_JTI} bytes")
 
 
 def certificate_bound(identity: Identity, peer_certificate: bytes | None) -> None:
@@ -238,48 +292,17 @@ def _check_header(header: dict[str, Any]) -> None:
 
 
 def _base64url(text: bytes, part: str) -> bytes:
-    """RFC 7515 section 2: no padding, nothing outside the alphabet, and one spelling only: no stray trailing bits."""
     try:
-        data = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except ValueError:
-        data = b""
-    if not data or base64.urlsafe_b64encode(data).rstrip(b"=") != text:
-        raise Denied(f"the token's {part} is not strict base64url")
-    return data
+        return base64url(text)
+    except ValueError as error:
+        raise Denied(f"the token's {part} {error}") from None
 
 
 def _json_object(data: bytes, part: str) -> dict[str, Any]:
-    """RFC 8259: one object, each member once (RFC 7515 section 4), only finite numbers, only text that is Unicode."""
     try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_members, parse_float=_finite, parse_constant=_no_constant
-        )
-        # A lone surrogate, written as \ud800, would raise later in whoever encodes the text.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError):
-        # Not chained: the decoder's error carries the whole text.
-        raise Denied(f"the token's {part} is not strict JSON") from None
-    if not isinstance(value, dict):
-        raise Denied(f"the token's {part} is not a JSON object")
-    return value
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is there twice")
-    return members
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("a number is out of range")
-    return number
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
+        return json_object(data)
+    except ValueError as error:
+        raise Denied(f"the token's {part} {error}") from None
 
 
 # --- claims ------------------------------------------------------------------------------------------------------
@@ -312,9 +335,18 @@ def _serial(claims: dict[str, Any]) -> str | None:
 # --- keys --------------------------------------------------------------------------------------------------------
 
 
-def _algorithms(key: PublicKey) -> frozenset[str]:
+def _algorithms(key: PublicKey, alg: str | None) -> frozenset[str]:
+    possible = _algorithms_of_type(key)
+    # Both names of Ed25519 are one algorithm (RFC 9864 section 2.2).
+    wanted = possible if alg is None else _ED25519 if alg in _ED25519 else frozenset({alg})
+    if not wanted <= possible:
+        raise ValueError(f"alg {alg!r} is not for this type of key")
+    return wanted
+
+
+def _algorithms_of_type(key: PublicKey) -> frozenset[str]:
     if isinstance(key, Ed25519PublicKey):
-        return frozenset({"EdDSA", "Ed25519"})
+        return _ED25519
     if isinstance(key, RSAPublicKey):
         if key.key_size < MIN_RSA_BITS:
             raise ValueError(f"an RSA key of {key.key_size} bits is too weak; at least {MIN_RSA_BITS} are needed")
@@ -336,4 +368,4 @@ def _thumbprint(key: PublicKey) -> str:
         jwk = ECAlgorithm.to_jwk(key, as_dict=True)
     required = {name: jwk[name] for name in ("crv", "e", "kty", "n", "x", "y") if name in jwk}
     digest = hashlib.sha256(json.dumps(required, sort_keys=True, separators=(",", ":")).encode("ascii")).digest()
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+    return unpadded(digest).decode("ascii")

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import addresses, schema
+from gateway import addresses, schema, spellings
 from gateway.config import load
 from gateway.errors import Problems
 from gateway.upstream import Address
@@ -62,7 +62,7 @@ def test_gw_ini_runs_as_it_is() -> None:
         ("ws", "required", False, "channels"),
         ("mqtt", "required", False, "mqtt"),
     ]
-    assert (config.tunnels, config.health, config.configured) == ((), (), False)
+    assert (config.tunnels, config.health, config.control, config.configured) == ((), (), None, False)
     assert config.quickstart_directory == GW_INI.parent.parent / "var"
 
 
@@ -92,6 +92,7 @@ def test_gw_inis_examples_are_read_without_a_problem(tmp_path: Path) -> None:
     for name in ("issuer.pub", "issuer-next.pub"):
         (tmp_path / name).write_bytes(public_pem())
     write_pem(tmp_path / "adapters-ca.crt", make_ca("adapters").certificate)
+    (tmp_path / "revoked.txt").touch()
     ini = re.sub(r"(?m)^(upstream_)?password_file = .*\n", "", all_on())
     (tmp_path / "gw.ini").write_text(ini, "utf-8")
     problems = Problems()
@@ -107,15 +108,15 @@ def test_gw_inis_examples_are_read_without_a_problem(tmp_path: Path) -> None:
 
 
 def test_what_the_hub_has_is_kept_somewhere() -> None:
-    assert schema.hub_file("memory") == "memory"
-    assert schema.hub_file("/var/hub.sqlite") == Path("/var/hub.sqlite")
+    assert spellings.hub_file("memory") == "memory"
+    assert spellings.hub_file("/var/hub.sqlite") == Path("/var/hub.sqlite")
     with pytest.raises(ValueError, match="is a path, or memory"):
-        schema.hub_file("none")
+        spellings.hub_file("none")
 
 
 def test_a_file_has_no_scheme() -> None:
-    assert schema.database("things.sqlite") == Path("things.sqlite")
-    assert schema.database("sqlite:things") == Path("sqlite:things")
+    assert spellings.database("things.sqlite") == Path("things.sqlite")
+    assert spellings.database("sqlite:things") == Path("sqlite:things")
 
 
 # --- properties -------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from gateway.tokens import (
     TokenVerifier,
     VerificationKey,
     certificate_bound,
+    check_jti,
     load_public_key,
 )
 from gateway.wire.postgres import MAX_PASSWORD
@@ -542,6 +543,78 @@ def test_reasons_tell_nothing_of_the_token() -> None:
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert "secret" not in repr(verifier().verify(issue(CLAIMS | {"x": "secret"}), NOW))
+
+
+# --- revoked tokens, and keys that come and go -----------------------------------------------------------------------
+
+
+def test_a_revoked_token() -> None:
+    token = issue(CLAIMS | {"jti": "one"})
+    assert verifier(revoked=frozenset({"two", ""})).verify(token, NOW).serial == "one"
+    denied(token, "the token is revoked", revoked=frozenset({"one"}))
+
+
+def test_a_name_is_revoked_exactly() -> None:
+    asked = verifier(revoked=frozenset({"one"}))
+    assert [asked.revoked(jti) for jti in ("one", "One", "one ", "", None)] == [True, False, False, False, False]
+    assert asked.verify(issue(), NOW).serial is None
+
+
+UNNAMEABLE = ["", " a", "a ", "a b", "a\tb", "a\n", "#a", "a#b", "a,b", "\u00a0", "a\u200b", "\u202eabc", "x" * 1025]
+
+
+@pytest.mark.parametrize("jti", UNNAMEABLE)
+def test_where_tokens_are_revoked_nobody_gets_in_with_one_that_could_not_be(jti: str) -> None:
+    token = issue(CLAIMS | {"jti": jti})
+    assert verifier().verify(token, NOW).serial == jti
+    denied(token, "the token's jti is none that could be revoked", revocable=True)
+    with pytest.raises(ValueError, match="jti"):
+        check_jti(jti)
+
+
+@pytest.mark.parametrize("jti", ["a", "urn:uuid:3", "fünf", "a/b+c==", "x" * 1024, "(a|b)"])
+def test_every_other_name_is_fine_there(jti: str) -> None:
+    check_jti(jti)
+    assert verifier(revocable=True).verify(issue(CLAIMS | {"jti": jti}), NOW).serial == jti
+
+
+def test_a_token_without_a_name_is_fine_there_too() -> None:
+    """It ends soon, or with its key: who makes tokens decides whether they have names."""
+    assert verifier(revocable=True).verify(issue(), NOW).serial is None
+
+
+def test_only_who_holds_a_token_learns_that_it_is_revoked() -> None:
+    forged = issue(CLAIMS | {"jti": "one"}, key=ed25519.Ed25519PrivateKey.generate())
+    denied(forged, "the token's signature fits no configured key", revoked=frozenset({"one"}))
+
+
+def test_keys_that_come_and_go() -> None:
+    known: list[VerificationKey] = []
+    asked = TokenVerifier([verification_key(P256, "file")], more=lambda: known)
+    of_the_set, of_the_file = issue(header={"kid": "set"}), issue(header={"kid": "file"}, key=P256, alg="ES256")
+    asked.verify(of_the_file, NOW)
+    with pytest.raises(Denied, match="no configured key"):
+        asked.verify(of_the_set, NOW)
+    known.append(verification_key(ED25519, "set"))
+    for token in (of_the_set, of_the_file, issue()):
+        asked.verify(token, NOW)
+    known.clear()
+    with pytest.raises(Denied, match="no configured key"):
+        asked.verify(of_the_set, NOW)
+
+
+def test_a_key_of_one_algorithm() -> None:
+    narrow = VerificationKey(RSA.public_key(), alg="PS256")
+    assert narrow.algorithms == {"PS256"}
+    TokenVerifier([narrow]).verify(issue(key=RSA, alg="PS256"), NOW)
+    with pytest.raises(Denied, match="no configured key may verify alg 'RS256'"):
+        TokenVerifier([narrow]).verify(issue(key=RSA, alg="RS256"), NOW)
+
+
+@pytest.mark.parametrize("alg", ["none", "HS256", "ES256", "", "ps256"])
+def test_an_algorithm_that_is_not_the_keys(alg: str) -> None:
+    with pytest.raises(ValueError, match="is not for this type of key"):
+        VerificationKey(RSA.public_key(), alg=alg)
 
 
 # --- bound to a certificate --------------------------------------------------------------------------------------
