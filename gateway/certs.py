@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -30,29 +30,18 @@ from cryptography import x509
 from OpenSSL import SSL
 from OpenSSL.crypto import (
     FILETYPE_ASN1,
-    X509,
-    X509StoreContext,
-    X509StoreContextError,
-    X509StoreFlags,
     dump_certificate,
 )
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from gateway.errors import Problems, UpstreamError
-from gateway.pem import UNREADABLE, Credential, Place, exposed, load_certificates, load_credential, load_crls, read
+from gateway.pem import UNREADABLE, Credential, Place, exposed, load_credential
 from gateway.session.vocabulary import TLSFacts
+from gateway.trust import Examined, Trust, Unbelieved, read_trust, warn
 from gateway.upstream import ClientTLS, Login, ServerTLS, TLSMode, Upstream, is_ip
-
-log = Logger()
-
-
-def _warn(path: Path, words: str) -> None:
-    log.warn("{path}: {words}", path=path, words=words)  # noqa: G010  Twisted's Logger has no other name for it
-
 
 # Of TLS 1.2 only forward secrecy with AEAD (RFC 9325, 4.2). The suites and the groups of TLS 1.3 are OpenSSL's own:
 # since 3.5 its first group is X25519MLKEM768.
@@ -96,58 +85,9 @@ def _install(credential: Credential, context: SSL.Context) -> None:
     except SSL.Error as error:
         raise ValueError(f"{credential.certificate_path}: OpenSSL refuses it: {_words(error)}") from error
     if not leaf.not_valid_before_utc <= datetime.now(UTC) <= leaf.not_valid_after_utc:
-        _warn(credential.certificate_path, "this certificate is outside its dates of validity")
+        warn(credential.certificate_path, "this certificate is outside its dates of validity")
     if exposed(credential.key_path):
-        _warn(credential.key_path, "others can use this private key; protect it with: chmod 600")
-
-
-class _StaleCRLWarning:
-    """OpenSSL's verification callback where a stale CRL still counts: it forgives that one error and no other."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.said = False
-
-    def __call__(self, _connection: SSL.Connection, _certificate: X509, error: int, _depth: int, ok: int) -> bool:
-        if ok or error != SSL.X509VerificationCodes.ERR_CRL_HAS_EXPIRED:
-            return bool(ok)
-        if not self.said:
-            self.said = True
-            _warn(self.path, "a CRL past its nextUpdate is still trusted (stale_crl = warn)")
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Trust:
-    """Whose certificates are believed. With any CRL, every certificate of a chain needs one of its issuer."""
-
-    authorities: tuple[x509.Certificate, ...] = ()
-    crls: tuple[x509.CertificateRevocationList, ...] = ()
-    forgive: _StaleCRLWarning | None = None
-
-    def install(self, context: SSL.Context, mode: int) -> None:
-        store = context.get_cert_store()
-        assert store is not None
-        for authority in self.authorities:
-            store.add_cert(X509.from_cryptography(authority))
-        for crl in self.crls:
-            store.add_crl(crl)
-        if self.crls:
-            store.set_flags(X509StoreFlags.CRL_CHECK | X509StoreFlags.CRL_CHECK_ALL)
-        context.set_verify(mode, self.forgive)
-
-
-def _trust(
-    problems: Problems, ca: tuple[Place, Path | None], crl: tuple[Place, Path | None], stale_crl: str = "deny"
-) -> _Trust:
-    """Reads a CA file and a CRL file, each given with its place in the configuration."""
-    authorities = read(load_certificates, *ca, problems) or ()
-    crls = read(load_crls, *crl, problems) or ()
-    if crl[1] and stale_crl == "warn":
-        return _Trust(authorities, crls, _StaleCRLWarning(crl[1]))
-    if crl[1] and any(each.next_update_utc and each.next_update_utc < datetime.now(UTC) for each in crls):
-        _warn(crl[1], "a CRL in it is past its nextUpdate: whom it speaks of is refused")
-    return _Trust(authorities, crls)
+        warn(credential.key_path, "others can use this private key; protect it with: chmod 600")
 
 
 # --- listeners ----------------------------------------------------------------------------------------------------
@@ -200,12 +140,12 @@ class ServerContext:
     def _place(self, key: str) -> Place:
         return self._tls.sections.get(key, self._section), key
 
-    def _client_trust(self, problems: Problems) -> _Trust:
+    def _client_trust(self, problems: Problems) -> Trust:
         tls = self._tls
         if tls.client_certificate == "none":
-            return _Trust()
+            return Trust()
         ca, crl = (self._place("client_ca"), tls.client_ca), (self._place("client_crl"), tls.client_crl)
-        return _trust(problems, ca, crl, tls.stale_crl)
+        return read_trust(problems, ca, crl, tls.stale_crl)
 
     def _new_context(self) -> SSL.Context:
         context = _context(SSL.TLS_SERVER_METHOD, self._tls.minimum_version)
@@ -242,19 +182,27 @@ class ServerContext:
     def still_trusts(self, connection: SSL.Connection) -> bool:
         """Whether the client of a connection that another context let in would be let in by this one, too.
 
-        Its certificate may have been revoked since, or its authority removed. What a stale CRL's warning forgives at a
-        handshake is not forgiven here: that client has to come back.
+        Its certificate may have been revoked since, its authority removed, or the CRL may have become stale, without a
+        change in any file; then `stale_crl` says what counts, as it does in a handshake.
         """
         certificate = connection.get_peer_certificate()
         if certificate is None:
             return self._tls.client_certificate != "required"
-        store = self._default.get_cert_store()
-        assert store is not None
         try:
-            X509StoreContext(store, certificate, connection.get_peer_cert_chain()).verify_certificate()
-        except X509StoreContextError:
+            self._trust.believed(certificate, connection.get_peer_cert_chain() or [])
+        except Unbelieved:
             return False
         return True
+
+    def examine(self, chain: Sequence[x509.Certificate]) -> Examined:
+        """How a handshake would go with a client that shows this certificate, and sends these along; empty: it shows
+        none."""
+        if self._tls.client_certificate == "none":
+            return Examined()
+        if chain:
+            return self._trust.examine(chain)
+        required = self._tls.client_certificate == "required"
+        return Examined("no client certificate, and one is required" if required else None)
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: N802, N803, ARG002 - as the interface has it
         """The same for Twisted's own TLS, in memory."""
@@ -296,7 +244,7 @@ class ClientContext:
         if not tls.root_certificate:
             self._context.set_default_verify_paths()
         ca, crl = ((section, "root_certificate"), tls.root_certificate), ((section, "crl"), tls.crl)
-        _trust(problems, ca, crl).install(self._context, SSL.VERIFY_PEER)
+        read_trust(problems, ca, crl).install(self._context, SSL.VERIFY_PEER)
 
     def _present(self, section: str, login: Login, problems: Problems) -> None:
         certificate, key = _own_pair(self._tls, login)

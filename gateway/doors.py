@@ -7,7 +7,7 @@ cannot be used; nothing is half made.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from gateway.session.tunnel import TunnelAccess, TunnelSession
 from gateway.session.vocabulary import Questions, Session
 from gateway.settings import Config, HTTPSListener, MQTTListener, PostgresListener, Tunnel
 from gateway.things import Things
-from gateway.tokens import TokenVerifier
+from gateway.tokens import TokenVerifier, VerificationKey
 from gateway.upstream import Address, ServerTLS, Upstream
 
 HEALTH = "health"
@@ -59,7 +59,8 @@ def listening(config: Config) -> dict[str, tuple[Address, ...]]:
 class Doors:
     """state: the one in force now; sessions read their access from there. health: how the gateway is.
 
-    hub, things: of the whole process, whatever is reloaded; None where there are none.
+    hub, things: of the whole process, whatever is reloaded; None where there are none. keys: those that are known now
+    of the URL of a `[jwt:NAME]`, by its NAME. missing_key: to be called with it when a token names one that is not.
     """
 
     state: Callable[[], State]
@@ -67,17 +68,19 @@ class Doors:
     cancels: CancelKeys
     hub: Hub | None = None
     things: Things | None = None
+    keys: Callable[[str], Sequence[VerificationKey]] | None = None
+    missing_key: Callable[[str], None] | None = None
     backends: Backends = field(default_factory=lambda: Backends(time.time))
 
     def build(self, config: Config, problems: Problems) -> State:
         """Raises ConfigError with all that is wrong, after every file was looked at."""
         certificates = Certificates.build(_servers(config), _upstreams(config), problems)
         problems.raise_if_any()
-        access: dict[str, Any] = {f"postgres:{one.name}": _postgres_access(config, one) for one in config.postgres}
+        access: dict[str, Any] = {f"postgres:{one.name}": self._postgres_access(config, one) for one in config.postgres}
         brokers = {one.name: self._mqtt_access(config, one) for one in config.mqtt}
         access |= {f"mqtt:{name}": one for name, one in brokers.items()}
-        access |= {f"https:{one.name}": _https_access(config, one, brokers) for one in config.https}
-        access |= {f"tunnel:{one.name}": _tunnel_access(config, one) for one in config.tunnels}
+        access |= {f"https:{one.name}": _https_access(config, one, brokers, self.things) for one in config.https}
+        access |= {f"tunnel:{one.name}": _tunnel_access(config, one, self.things) for one in config.tunnels}
         make = partial(self._door, config, certificates)
         doors = [make(f"postgres:{one.name}", self._postgres, one) for one in config.postgres]
         doors += [make(f"https:{one.name}", self._https, one) for one in config.https]
@@ -104,6 +107,29 @@ class Doors:
             grace=config.gateway.shutdown_grace,
             quiet=one is None,
             latest=lambda: self.state().doors[section],
+        )
+
+    def _postgres_access(self, config: Config, one: PostgresListener) -> Access:
+        jwt = config.jwt[one.jwt]
+        return Access(
+            listener=one.name,
+            verifier=TokenVerifier(
+                jwt.keys,
+                issuer=jwt.issuer,
+                audience=jwt.audience,
+                leeway=jwt.leeway,
+                max_lifetime=jwt.max_lifetime,
+                revoked=jwt.revoked,
+                revocable=jwt.revoked_file is not None,
+                more=partial(self.keys, jwt.name) if jwt.jwks and self.keys else None,
+                missing=partial(self.missing_key, jwt.name) if jwt.jwks and self.missing_key else None,
+            ),
+            policy=Policy(one.rules),
+            upstream=config.upstreams[one.upstream],
+            role_claim=one.role_claim,
+            application_name=one.application_name,
+            terminate_on_expiry=one.terminate_on_expiry,
+            handshake_timeout=config.limits.handshake_timeout,
         )
 
     def _mqtt_access(self, config: Config, one: MQTTListener) -> MQTTAccess:
@@ -134,7 +160,7 @@ class Doors:
 
     def _postgres(self, section: str) -> _Opener:
         access = self._access(section)
-        return lambda asked: postgres.PostgresSession(access, self.cancels, asked.admit, time.time)
+        return lambda asked: postgres.PostgresSession(access, self.cancels, asked, time.time)
 
     def _https(self, section: str) -> _Opener:
         access = self._access(section)
@@ -146,7 +172,7 @@ class Doors:
 
     def _tunnel(self, section: str) -> _Opener:
         access = self._access(section)
-        return lambda asked: TunnelSession(access, asked.admit, time.time)
+        return lambda asked: TunnelSession(access, asked, time.time)
 
     def _health(self, _: str) -> _Opener:
         return lambda _: HealthSession(self.health)
@@ -170,23 +196,9 @@ def _upstreams(config: Config) -> dict[str, Upstream]:
     return found | {f"tunnel:{one.name}": one.upstream for one in config.tunnels}
 
 
-def _postgres_access(config: Config, one: PostgresListener) -> Access:
-    jwt = config.jwt[one.jwt]
-    return Access(
-        listener=one.name,
-        verifier=TokenVerifier(
-            jwt.keys, issuer=jwt.issuer, audience=jwt.audience, leeway=jwt.leeway, max_lifetime=jwt.max_lifetime
-        ),
-        policy=Policy(one.rules),
-        upstream=config.upstreams[one.upstream],
-        role_claim=one.role_claim,
-        application_name=one.application_name,
-        terminate_on_expiry=one.terminate_on_expiry,
-        handshake_timeout=config.limits.handshake_timeout,
-    )
-
-
-def _https_access(config: Config, one: HTTPSListener, brokers: Mapping[str, MQTTAccess]) -> HTTPAccess:
+def _https_access(
+    config: Config, one: HTTPSListener, brokers: Mapping[str, MQTTAccess], things: Things | None
+) -> HTTPAccess:
     return HTTPAccess(
         routes=Routes(tuple(route for route in config.routes if one.name in route.listeners)),
         handshake_timeout=config.limits.handshake_timeout,
@@ -195,10 +207,11 @@ def _https_access(config: Config, one: HTTPSListener, brokers: Mapping[str, MQTT
         keepalive_timeout=one.keepalive_timeout,
         grace=config.gateway.shutdown_grace,
         mqtt=brokers,
+        things=things,
     )
 
 
-def _tunnel_access(config: Config, one: Tunnel) -> TunnelAccess:
+def _tunnel_access(config: Config, one: Tunnel, things: Things | None) -> TunnelAccess:
     return TunnelAccess(
         upstream=one.upstream,
         admission=one.admission,
@@ -208,4 +221,5 @@ def _tunnel_access(config: Config, one: Tunnel) -> TunnelAccess:
         identity=one.identity,
         half_close_timeout=one.half_close_timeout,
         handshake_timeout=config.limits.handshake_timeout,
+        things=things,
     )

@@ -69,6 +69,14 @@ def from_certificate(
     return Identity("certificate", f"key:{sha256(key).hexdigest()[:16]}", expires, serial, key=key, issuers=issuers)
 
 
+def serial_number(certificate: bytes) -> str | None:
+    """That of a DER certificate in hexadecimal, as `from_certificate` has it; None for one that cannot be read."""
+    try:
+        return format(x509.load_der_x509_certificate(certificate).serial_number, "x")
+    except _UNREADABLE:
+        return None
+
+
 # What cryptography raises, at once or when a field is first asked for, for DER that is not a certificate's.
 _UNREADABLE: Final = (
     ValueError,

@@ -138,7 +138,7 @@ class Site:
             route(name="main"),
         )
         times = (HANDSHAKE, HEAD, BODY, KEEPALIVE, GRACE)
-        return HTTPAccess(Routes(routes), *times, mqtt={"main": self.mqtt})
+        return HTTPAccess(Routes(routes), *times, mqtt={"main": self.mqtt}, things=self.book)
 
     def talk(self, tls: TLSFacts | None = None, **settings: Any) -> Talk:
         return Talk(self, self.access(**settings), tls or shown())

@@ -67,6 +67,9 @@ class Script:
         finally:
             self._busy = False
 
+    def moved(self) -> tuple[int, int]:
+        return 10, 20
+
     @property
     def ended(self) -> bool:
         return any(isinstance(event, Ended) for event in self.heard)

@@ -161,6 +161,39 @@ def access(*rules: str, **settings: Any) -> Access:
 # --- the conversation --------------------------------------------------------------------------------------------
 
 
+class Whom:
+    """Implements Questions for a session that asks for little. trusts: what it says of the client's certificate.
+
+    told: what the session was told by somebody else; the test passes it on.
+    """
+
+    def __init__(self, admit: Callable[[str], bool]) -> None:
+        self._admit = admit
+        self.trusts = True
+        self.told: list[Event] = []
+
+    def admit(self, subject: str) -> bool:
+        return self._admit(subject)
+
+    def renew(self) -> bool:
+        raise AssertionError("the session stays with the upstream of before")
+
+    def trusted(self) -> bool:
+        return self.trusts
+
+    def idle(self, dial: Dial) -> bool:
+        raise AssertionError(f"it shares no connection: {dial}")
+
+    def tell(self, event: Event) -> None:
+        self.told.append(event)
+
+    def deliver(self, data: bytes) -> None:
+        raise AssertionError("nobody else has anything for it")
+
+    def congested(self) -> bool:
+        raise AssertionError("a session with an upstream leaves that to the driver")
+
+
 class Conversation:
     """One session from Opened on; `commands` is all that it has ever answered.
 
@@ -178,7 +211,8 @@ class Conversation:
     ) -> None:
         self.cancels = CancelKeys(5.0) if cancels is None else cancels
         self.access = settings or access()
-        self.session = PostgresSession(lambda: self.access, self.cancels, admit, lambda: NOW)
+        self.whom = Whom(admit)
+        self.session = PostgresSession(lambda: self.access, self.cancels, self.whom, lambda: NOW)
         self.superuser: bytes | None = NOT_SUPERUSER
         self.commands: list[Command] = []
         self.tell(Opened(client, over_limit))

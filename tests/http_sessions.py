@@ -173,14 +173,17 @@ class House:
         self.at_rest = [str(one) for one in at_rest]
         self.room = room
         self.counted: list[str] = []
-        self.trusted = True
+        self.trusts = True
 
     def admit(self, subject: str) -> bool:
         self.counted.append(subject)
         return self.room
 
     def renew(self) -> bool:
-        return self.trusted
+        return self.trusts
+
+    def trusted(self) -> bool:
+        return self.trusts
 
     def idle(self, dial: Dial) -> bool:
         assert dial.name is not None

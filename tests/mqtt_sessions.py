@@ -246,7 +246,7 @@ class Talk:
 
     def __init__(self, world: World, over_limit: bool = False, room: bool = True) -> None:
         self.world = world
-        self.room, self.trusted, self.slow = room, True, False
+        self.room, self.trusts, self.slow = room, True, False
         # Bytes that the client takes before it is congested; None: all.
         self.takes: int | None = None
         self.taken = 0
@@ -269,7 +269,10 @@ class Talk:
         return self.room
 
     def renew(self) -> bool:
-        return self.trusted
+        return self.trusts
+
+    def trusted(self) -> bool:
+        return self.trusts
 
     def idle(self, dial: Dial) -> bool:
         raise AssertionError(f"a broker is never asked for: {dial}")

@@ -8,10 +8,10 @@ import socket
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from asn1crypto import crl as asn1crl  # type: ignore[import-untyped]
@@ -24,6 +24,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from gateway import trust
 from gateway.certs import Certificates, ClientContext, ServerContext, handshake_failure, tls_facts
 from gateway.errors import ConfigError, Problems, UpstreamError
 from gateway.upstream import Address, ClientTLS, Login, ServerTLS, TLSMode, Upstream
@@ -41,7 +42,7 @@ def warnings() -> Iterator[list[str]]:
 
     @implementer(ILogObserver)
     def observe(event: LogEvent) -> None:
-        if event.get("log_namespace") == "gateway.certs":
+        if event.get("log_namespace") == "gateway.trust":
             said.append(f"{event['path'].name}: {event['words']}")
 
     globalLogPublisher.addObserver(observe)
@@ -812,10 +813,72 @@ def test_a_certificate_that_has_expired_since(tmp_path: Path) -> None:
     brief = issue(CLIENTS, "brief", valid=(-1, 1.2 / 86_400))
     before = met(tmp_path / "before", brief)
     now = verifying(tmp_path).context
-    store = now._default.get_cert_store()
-    assert store is not None
-    store.set_time(datetime.now(UTC) + timedelta(minutes=1))
+    now._trust._store(()).set_time(datetime.now(UTC) + timedelta(minutes=1))
     assert not now.still_trusts(before)
+
+
+STALE, EARLY = (-3, -1), (1, 2)
+
+
+def test_a_crl_that_has_become_stale_since(tmp_path: Path) -> None:
+    """By the clock alone. As in a handshake, `stale_crl` says what that means."""
+    before = met(tmp_path / "before", ALICE)
+    stale = make_crl(CLIENTS, [MALLORY], valid=STALE)
+    assert not verifying(tmp_path, stale).context.still_trusts(before)
+    warned = verifying(tmp_path, stale, stale_crl="warn").context
+    assert warned.still_trusts(before)
+    assert warned.still_trusts(before)
+
+
+def test_a_stale_crl_that_counts_still_revokes(tmp_path: Path) -> None:
+    before, behind = met(tmp_path / "before", ALICE), met(tmp_path / "behind", BOB)
+    revoked = make_crl(CLIENTS, [ALICE], valid=STALE)
+    assert not verifying(tmp_path, revoked, stale_crl="warn").context.still_trusts(before)
+    clean, other = make_crl(CLIENTS, valid=STALE), make_crl(INTERMEDIATE, valid=STALE)
+    assert verifying(tmp_path, clean, other, stale_crl="warn").context.still_trusts(behind)
+    for crls in (
+        (make_crl(CLIENTS, [INTERMEDIATE], valid=STALE), other),
+        (clean, make_crl(INTERMEDIATE, [BOB], valid=STALE)),
+        (clean, make_crl(INTERMEDIATE, [BOB])),
+        (make_crl(CLIENTS, [INTERMEDIATE]), other),
+        # The newest counts, however old they both are.
+        (clean, other, make_crl(INTERMEDIATE, [BOB], valid=(-2, -1))),
+        (make_crl(INTERMEDIATE, [BOB], valid=(-2, -1)), clean, other),
+    ):
+        assert not verifying(tmp_path, *crls, stale_crl="warn").context.still_trusts(behind)
+
+
+def test_a_stale_crl_that_counts_forgives_nothing_else_of_before(tmp_path: Path) -> None:
+    before, behind = met(tmp_path / "before", ALICE), met(tmp_path / "behind", BOB)
+    stale = make_crl(CLIENTS, valid=STALE)
+    forged = make_crl(CLIENTS, valid=STALE, key=ROGUE.key)
+    assert not verifying(tmp_path, forged, stale_crl="warn").context.still_trusts(before)
+    other = write_pem(tmp_path / "other.crt", make_ca("Client CA").certificate)
+    assert not verifying(tmp_path, stale, stale_crl="warn", client_ca=other).context.still_trusts(before)
+    for crls in (
+        (stale,),
+        (stale, make_crl(INTERMEDIATE, valid=EARLY)),
+        (make_crl(CLIENTS, valid=EARLY), make_crl(INTERMEDIATE, valid=STALE)),
+        (stale, make_crl(INTERMEDIATE, key=ROGUE.key)),
+    ):
+        assert not verifying(tmp_path, *crls, stale_crl="warn").context.still_trusts(behind)
+
+
+@pytest.mark.parametrize("later", [timedelta(minutes=-5), timedelta(), timedelta(minutes=1)])
+def test_a_stale_crl_that_counts_and_a_certificate_that_has_expired_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: timedelta
+) -> None:
+    brief = issue(CLIENTS, "brief", valid=(-1 / 1440, 30 / 86_400))
+    before = met(tmp_path / "before", brief)
+    now = verifying(tmp_path, make_crl(CLIENTS, valid=STALE), stale_crl="warn").context
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp((datetime.now(tz) + later).timestamp(), tz)
+
+    monkeypatch.setattr(trust, "datetime", Clock)
+    assert now.still_trusts(before) is not bool(later)
 
 
 # --- problems of the configuration --------------------------------------------------------------------------------

@@ -56,6 +56,9 @@ class Asked:
     def renew(self) -> bool:
         return True
 
+    def trusted(self) -> bool:
+        return True
+
     def idle(self, dial: Dial) -> bool:
         return False
 
@@ -327,7 +330,7 @@ def test_https_sessions_share_what_is_known_of_the_upstreams(site: Site):
     sessions = [site.session("https:main"), site.session("https:more")]
     site.build()
     sessions.append(site.session("https:main"))
-    assert {id(session._backends) for session in sessions} == {id(site.doors.backends)}
+    assert {id(session._decisions._backends) for session in sessions} == {id(site.doors.backends)}
 
 
 def test_postgres_sessions_share_the_cancel_keys(site: Site):
@@ -340,15 +343,26 @@ def test_a_session_asks_whom_it_was_given(site: Site):
     asked = Asked()
     for section in ("postgres:main", "tunnel:in"):
         session: Any = site.state.doors[section].session(asked)
-        assert [session._admit(subject) for subject in ("alice", "bob")] == [True, False]
+        assert session._questions is asked
     https: Any = site.state.doors["https:main"].session(asked)
-    assert https._questions is asked
+    assert https._decisions._questions is asked
+
+
+def test_upstreams_and_tunnels_know_who_is_disabled(site: Site):
+    """After a reload, too: the registry is of the whole process."""
+    for state in (site.state, site.build()):
+        assert state.access["https:main"].things is state.access["tunnel:in"].things is site.things
 
 
 def test_the_health_is_that_of_the_moment_when_it_is_asked_for(site: Site):
     session = site.session("health")
     site.health = replace(HEALTHY, connections=99)
     assert session._current().connections == 99
+
+
+def in_force(session: Any) -> Any:
+    """What that session would go by now."""
+    return getattr(session, "_decisions", session)._current()
 
 
 # --- reload --------------------------------------------------------------------------------------------------------
@@ -358,12 +372,12 @@ def test_the_health_is_that_of_the_moment_when_it_is_asked_for(site: Site):
 def test_sessions_see_the_newest_state(site: Site, section: str):
     """Those that are open, and those behind a door of before the reload."""
     opened, door, before = site.session(section), site.state.doors[section], site.state.access[section]
-    assert opened._current() is before
+    assert in_force(opened) is before
     after = site.build().access[section]
     assert after is not before
-    assert opened._current() is after
+    assert in_force(opened) is after
     late: Any = door.session(Asked())
-    assert (late._current() if section == "mqtt:main" else late._access) is after
+    assert in_force(late) is after
 
 
 def test_a_reload_makes_new_doors_with_new_certificates(site: Site):
@@ -381,7 +395,7 @@ def test_a_build_that_fails_changes_nothing(site: Site):
         site.build()
     assert site.state is before
     assert before.access == access
-    assert site.session("https:more")._current() is access["https:more"]
+    assert in_force(site.session("https:more")) is access["https:more"]
 
 
 # --- certificates --------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""One connection's life: runs a session's commands on its two transports, keeps its deadlines, writes its audit
-records.
+"""One connection's life: runs a session's commands on its two transports, keeps its deadlines, and has its records
+written.
 
 Owns the transports and the clock of one connection, and decides nothing. Whatever happens, it ends exactly once: the
 session hears Ended, the counters are given back, both sockets are closed and one record is written; none where the
@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
 from twisted.logger import Logger
 
-from gateway import audit
 from gateway.certs import tls_facts
 from gateway.errors import ProtocolError, UpstreamError
 from gateway.net import dial
 from gateway.net.deadline import Deadline
 from gateway.net.door import Door, House
+from gateway.net.live import Live, Stage
+from gateway.net.records import Records
 from gateway.net.relay import Relay
+from gateway.net.stillness import Stillness
 from gateway.net.stream import SIZE
 from gateway.net.transport import Transport
 from gateway.rules import Network
@@ -42,11 +43,13 @@ from gateway.session.vocabulary import (
     HangUp,
     Hold,
     Idle,
+    Killed,
     Lost,
     Mail,
     Opened,
     Proceed,
     Release,
+    Reloaded,
     RequestRecord,
     Reuse,
     Secured,
@@ -67,8 +70,6 @@ from gateway.wire.proxy import ProxyHeader
 # What may wait for a client that does not read: a read of the upstream's, and what a session itself says. Only one who
 # asks on and on without reading an answer gets beyond that.
 MAX_PENDING = 8 * SIZE
-# And so long it may wait without a byte of it being taken.
-STALL_SECONDS = 60.0
 
 
 class Driver:
@@ -88,27 +89,21 @@ class Driver:
         "_header",
         "_held",
         "_house",
-        "_lasting",
-        "_left",
-        "_left_at",
-        "_moved",
-        "_moved_at",
-        "_opened_at",
         "_over",
-        "_peer",
+        "_records",
         "_relay",
         "_running",
         "_session",
+        "_stillness",
         "_target",
         "_upstream",
-        "_where",
         "address",
         "number",
         "subject",
     )
 
     def __init__(self, house: House, door: Door, number: int, sock: socket.socket, peer: Address) -> None:
-        self._house, self._door, self._peer = house, door, peer
+        self._house, self._door = house, door
         self.number = number
         self.address: str | None = None  # what `house.welcome` counted
         self.subject: str | None = None  # what `house.admit` counted
@@ -121,13 +116,12 @@ class Driver:
         self._header: ProxyHeader | None = None
         self._events: list[Event] = []
         self._running = self._over = False
-        self._where = ""
-        self._held = self._congested = self._lasting = False
+        self._held = self._congested = False
         self._deadline = Deadline(house.reactor, self._deadline_passed)
         self._expires = 0.0
-        self._opened_at = self._moved_at = house.now()
-        self._moved = self._delivered = self._left = 0
-        self._left_at = self._opened_at
+        self._delivered = 0
+        now = house.now()
+        self._records, self._stillness = Records(house, door, number, peer, now), Stillness(now)
 
     # --- what the session asks --------------------------------------------------------------------------------------
 
@@ -139,8 +133,18 @@ class Driver:
         if latest is self._door:
             return True
         self._door = latest
+        return self._trusted_by(latest)
+
+    def trusted(self) -> bool:
+        return self._trusted_by(self._door.latest() if self._door.latest else self._door)
+
+    def _trusted_by(self, door: Door) -> bool:
         connection = self._client.connection
-        return connection is None or latest.certificates.server(latest.name).still_trusts(connection)
+        if connection is None:
+            return True
+        # A tunnel may have become one whose clients speak no TLS: there is nothing any more that would trust this one.
+        context = door.certificates.servers.get(door.name)
+        return context is not None and context.still_trusts(connection)
 
     def deliver(self, data: bytes) -> None:
         if self._running:
@@ -158,9 +162,14 @@ class Driver:
 
     # --- the beginning ----------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Read the PROXY header where one is due, then open the session."""
-        if _within(self._peer.host, self._door.proxy_networks):
+    @property
+    def over(self) -> bool:
+        """It has ended; perhaps its client still has to take the last words."""
+        return self._over
+
+    def start(self, *, as_client: bool = False) -> None:
+        """Read the PROXY header where one is due, then open the session. as_client: none is, whoever the peer is."""
+        if not as_client and _within(self._records.client.host, self._door.proxy_networks):
             self._header = ProxyHeader()
             self._set_deadline(SetDeadline(self._door.handshake_timeout))
             self._client.limit(self._header.needs)
@@ -181,12 +190,13 @@ class Driver:
         self._header = None
         self._client.limit(SIZE)
         if source.address is not None:
-            self._peer = Address(source.address, source.port or 0)
+            self._records.client = Address(source.address, source.port or 0)
         self._open()
 
     def _open(self) -> None:
-        welcome = self._house.welcome(self, self._peer.host)
-        self.tell(Opened(self._peer, over_limit=not welcome))
+        client = self._records.client
+        welcome = self._house.welcome(self, client.host)
+        self.tell(Opened(client, over_limit=not welcome))
         if not self._over:
             self._client.when_drained(self._client_drained)
             self._hear_client()
@@ -399,25 +409,20 @@ class Driver:
                 self.tell(Lost(Side.UPSTREAM, "it does not read what it asks for"))
 
     def _record(self, command: RequestRecord) -> None:
-        # What has become a WebSocket does not end with a request.
-        self._lasting = command.status == 101
-        if not self._where:
-            self._where = audit.whence(self.number, self._door.name, str(self._peer))
-        self._house.write_audit(audit.request_record(self._house.now(), self._where, command))
+        self._records.request(command)
 
     def _enter(self, command: Enter) -> None:
         self._house.opened(self)
         if command.audited:
-            self._audit("open", self._session.facts)
+            self._records.opened(self._session.facts)
 
     def _deny(self, command: Denial) -> None:
-        facts = replace(self._session.facts, decision="refused", rule=None)
-        self._audit("denied", facts, action=command.action, topic=command.topic, reason=command.reason)
+        self._records.denied(command, self._session.facts)
 
     def _splice(self, command: Splice) -> None:
         assert self._upstream is not None  # a session splices only after Dialed
-        if not self._where:
-            self._audit("open", self._session.facts)
+        if not self._records.of_requests:
+            self._records.opened(self._session.facts)
         self._deadline.stop()
         self._relay = Relay(
             self._house.reactor,
@@ -453,6 +458,7 @@ class Driver:
             return
         if command.farewell:
             self._client.write(command.farewell)
+        self._records.lasting = self._records.lasting or command.audited
         self._end(command.reason, broken=command.broken)
 
     # --- what the house asks ----------------------------------------------------------------------------------------
@@ -462,6 +468,29 @@ class Driver:
             self._end("the gateway is shutting down")
         else:
             self.tell(ShuttingDown())
+
+    def kill(self, reason: str) -> None:
+        if self._header is not None:
+            self._end(reason)
+        else:
+            self.tell(Killed(reason))
+
+    def reloaded(self) -> None:
+        if self._header is None:
+            self.tell(Reloaded())
+
+    def live(self, stage: Stage) -> Live | None:
+        """As it is now; None: it has ended, and only its socket is left. stage: as far as the house knows."""
+        if self._over:
+            return None
+        relay = self._relay
+        if relay is not None:
+            sent, received = relay.sent, relay.received
+            stage = "open" if relay.farewell is None else "ending"
+        else:
+            sent, received = self._session.moved()
+            sent += self._delivered
+        return self._records.live(self._session.facts, sent, received, stage)
 
     def give_way(self) -> None:
         """Others came while it was over a limit, or proved nothing and the gateway is full."""
@@ -475,19 +504,11 @@ class Driver:
         if self._relay is None or self._door.idle_timeout is None:
             return
         moved = self._relay.sent + self._relay.received
-        now = self._house.now()
-        if moved != self._moved:
-            self._moved, self._moved_at = moved, now
-        elif now - self._moved_at >= self._door.idle_timeout:
-            self._moved_at = now
+        if self._stillness.idle(moved, self._house.now(), self._door.idle_timeout):
             self.tell(Idle())
 
     def _check_stalled(self) -> None:
-        """Whoever takes nothing of what waits for it is not there any more, or wants us to believe that."""
-        left, now = self._client.left, self._house.now()
-        if not left or left != self._left:
-            self._left, self._left_at = left, now
-        elif now - self._left_at >= STALL_SECONDS:
+        if self._stillness.stalled(self._client.left, self._house.now()):
             self._end("the client does not take what it is sent")
             self._client.abort()
 
@@ -504,8 +525,8 @@ class Driver:
         else:
             self._relay.cut(reason)
         self._client.close(broken=broken)
-        if self._relay is not None or self._lasting or not self._where:
-            self._audit_end(reason)
+        if self._relay is not None or self._records.lasting or not self._records.of_requests:
+            self._record_end(reason)
         # These hold this driver: without this only the garbage collector would free it and its transports.
         self._relay, self._session = None, _OVER
         # Counted for as long as it has a socket: who does not take its refusal is still there.
@@ -522,19 +543,13 @@ class Driver:
     def _leave(self) -> None:
         self._house.farewell(self)
 
-    def _audit(self, event: str, facts: Facts, **about: Any) -> None:
-        if self._door.quiet:
-            return
-        who: dict[str, Any] = {"connection": self.number, "listener": self._door.name, "client": str(self._peer)}
-        self._house.write_audit(audit.record(event, self._house.now(), facts, **who, **about))
-
-    def _audit_end(self, reason: str) -> None:
+    def _record_end(self, reason: str) -> None:
         facts = self._session.facts
         if self._relay is not None:
             facts.sent, facts.received = self._relay.sent, self._relay.received
         else:
             facts.sent, facts.received = (facts.sent or 0) + self._delivered, facts.received or 0
-        self._audit("close", facts, reason=reason, seconds=round(self._house.now() - self._opened_at, 3))
+        self._records.closed(facts, reason)
 
 
 class _Over:
@@ -544,6 +559,9 @@ class _Over:
 
     def handle(self, event: Event) -> Sequence[Command]:  # noqa: ARG002 - it hears nothing any more
         return ()
+
+    def moved(self) -> tuple[int, int]:
+        return 0, 0
 
 
 _OVER = _Over()

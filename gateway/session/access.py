@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gateway.policy import Policy
 from gateway.routes import Routes
 from gateway.session.mqtt_access import MQTTAccess
+from gateway.things import Things
 from gateway.tokens import TokenVerifier
 from gateway.upstream import Upstream
 from gateway.wire.mqtt_packets import Version
@@ -39,7 +40,8 @@ class HTTPAccess:
     client comes back under the new trust.
 
     mqtt: by its name, each `[mqtt:NAME]` that a route leads to. versions: by the name of its upstream, what a broker
-    was found to speak, where that is not 5.0.
+    was found to speak, where that is not 5.0. things: whoever is disabled there is let in to no upstream
+    (`gateway.session.standing`); None: there is no registry.
     """
 
     routes: Routes
@@ -50,3 +52,4 @@ class HTTPAccess:
     grace: float = 30.0
     mqtt: Mapping[str, MQTTAccess] = field(default_factory=dict)
     versions: dict[str, Version] = field(default_factory=dict)
+    things: Things | None = None

@@ -106,9 +106,9 @@ class Opening:
             commands = self._on_the_way(event)
         except Parting as parting:
             refusal = unavailable(str(parting))
-            return self._fail(Refusal(403, FORBIDDEN, str(parting)) if parting.code == POLICY else refusal)
+            return self.refuse(Refusal(403, FORBIDDEN, str(parting)) if parting.code == POLICY else refusal)
         except Refusal as refusal:
-            return self._fail(refusal)
+            return self.refuse(refusal)
         if self._broker is not None and self._broker.subscribed:
             return *commands, *self._open(self._broker)
         # Once the gateway is shutting down, the deadline set for that stays.
@@ -161,7 +161,8 @@ class Opening:
         self._close_record()
         return [self._record]
 
-    def _fail(self, refusal: Refusal) -> Sequence[Command]:
+    def refuse(self, refusal: Refusal) -> Sequence[Command]:
+        """Whatever it is at."""
         self._record.status = refusal.status
         reason = str(refusal)
         return *self.abandon(reason), Close(reason, answer(refusal))

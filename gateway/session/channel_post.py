@@ -137,9 +137,9 @@ class Post:
             commands = self._delivery.handle(event)
             return self._settled(commands) if self._delivery.done else self._patient(commands)
         except Refusal as refusal:
-            return self._fail(refusal)
+            return self.refuse(refusal)
         except Refused as refused:
-            return self._fail(Refusal(refused.status, str(refused)))
+            return self.refuse(Refusal(refused.status, str(refused)))
 
     def _check_time(self) -> None:
         if self.final:
@@ -216,7 +216,8 @@ class Post:
         self._close_record()
         return [self._record]
 
-    def _fail(self, refusal: Refusal) -> Sequence[Command]:
+    def refuse(self, refusal: Refusal) -> Sequence[Command]:
+        """Whatever it is at."""
         self._record.status = refusal.status
         reason = str(refusal)
         return *self.abandon(reason), Close(reason, answer(refusal, self._request.head.method))

@@ -23,6 +23,7 @@ from gateway.session.channel_station import (
 from gateway.session.http_answers import (
     EXPIRED,
     FORBIDDEN,
+    KILLED,
     SHUTDOWN,
     UNAVAILABLE,
     Refusal,
@@ -36,6 +37,7 @@ from gateway.session.vocabulary import (
     Drained,
     Ended,
     Event,
+    Killed,
     Lost,
     Mail,
     Questions,
@@ -94,6 +96,9 @@ class ChannelSocket:
         self._waiting_size = self._dropped = 0
         self._goodbye: int | None = None
         self._over = False
+
+    def moved(self) -> tuple[int, int]:
+        return self.sent, self.received
 
     def begin(self) -> Sequence[Command]:
         self._next_ping = self._clock() + self._station.interval
@@ -194,6 +199,9 @@ class ChannelSocket:
     def _dismissed(self, event: Dismissed) -> Sequence[Command]:
         return self._part(event.code, event.reason)
 
+    def _killed(self, event: Killed) -> Sequence[Command]:
+        return self._part(POLICY, event.reason, KILLED)
+
     def _shutting_down(self, _: ShuttingDown) -> Sequence[Command]:
         return self._part(GOING_AWAY, SHUTDOWN)
 
@@ -251,6 +259,7 @@ _STEPS: Final[dict[tuple[type[Event], Side | None], _Step]] = {
     (Drained, None): ChannelSocket._drained,
     (TimedOut, None): ChannelSocket._timed_out,
     (Dismissed, None): ChannelSocket._dismissed,
+    (Killed, None): ChannelSocket._killed,
     (ShuttingDown, None): ChannelSocket._shutting_down,
     (Lost, Side.CLIENT): ChannelSocket._lost,
     (Data, Side.UPSTREAM): ChannelSocket._of_upstream,

@@ -21,8 +21,10 @@ from gateway.session.vocabulary import (
     Ended,
     Event,
     Facts,
+    Killed,
     Lost,
     Opened,
+    Reloaded,
     SetDeadline,
     ShuttingDown,
     TimedOut,
@@ -42,13 +44,15 @@ class Health:
     """How the gateway is. ready: it takes new connections. connections: how many there are.
 
     last_reload_failed: what it runs with is older than what is configured; it works, but somebody has to know.
-    registry: whether its database can be read; None: there is none. For a while what is known counts.
+    registry: whether its database can be read; None: there is none. For a while what is known counts. keys: whether
+    those of every `[jwt:NAME]` could be fetched from their URL; None: none has one. The last good ones count.
     """
 
     ready: bool
     last_reload_failed: bool
     connections: int
     registry: bool | None = None
+    keys: bool | None = None
 
 
 class State(Enum):
@@ -107,8 +111,9 @@ class HealthSession:
         reload = "failed" if health.last_reload_failed else "ok"
         state = {"status": "ready"} if health.ready else _DRAINING
         answer: dict[str, object] = {**state, "reload": reload, "connections": health.connections}
-        if health.registry is not None:
-            answer["registry"] = "ok" if health.registry else "away"
+        for name, there in (("registry", health.registry), ("keys", health.keys)):
+            if there is not None:
+                answer[name] = "ok" if there else "away"
         return self._say(200 if health.ready else 503, answer, head.method)
 
     # --- ends -------------------------------------------------------------------------------------------------------
@@ -129,6 +134,16 @@ class HealthSession:
 
     def _lost(self, event: Lost) -> list[Command]:
         return self._close(event.reason)
+
+    def _killed(self, event: Killed) -> list[Command]:
+        return self._close(event.reason)
+
+    def _reloaded(self, _: Reloaded) -> list[Command]:
+        """It lets in everybody."""
+        return []
+
+    def moved(self) -> tuple[int, int]:
+        return 0, 0
 
     def _shutting_down(self, _: ShuttingDown) -> list[Command]:
         """Whatever it is going to ask, this is the answer; the end of the gateway need not wait for the question."""
@@ -155,4 +170,6 @@ _STEPS: Final[dict[tuple[State, type], _Step]] = {
     (State.HEAD, TimedOut): HealthSession._timed_out,
     (State.HEAD, Lost): HealthSession._lost,
     (State.HEAD, ShuttingDown): HealthSession._shutting_down,
+    **{(state, Killed): HealthSession._killed for state in State},
+    **{(state, Reloaded): HealthSession._reloaded for state in State},
 }

@@ -1,7 +1,7 @@
 """One HTTPS client from its first byte to its last: TLS, one request after the other, perhaps a WebSocket.
 
-Owns the order of requests on a connection and what every one of them is held to before anything is dialed: the name
-asked for in TLS, a route, the certificate, its key, the rules. Refuses with a status and the end of the connection.
+Owns the order of requests on a connection, and its ends. What `http_decisions` refuses gets a status and the end of the
+connection.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any
 
-from gateway.identity import Identity
-from gateway.routes import Route
 from gateway.session.access import HTTPAccess
 from gateway.session.backends import Backends
 from gateway.session.channel_opening import Opening
 from gateway.session.channel_socket import ChannelSocket
-from gateway.session.channel_station import POLICY
-from gateway.session.http_answers import EXPIRED, FORBIDDEN, PLAIN, SHUTDOWN, Refusal, answer, refusal_for
-from gateway.session.http_caller import Caller
-from gateway.session.http_errands import Errand, LocalExchange, errand
-from gateway.session.http_exchange import Exchange, Outgoing, Terms
+from gateway.session.channel_station import GOING_AWAY, POLICY, TRY_LATER
+from gateway.session.http_answers import EXPIRED, KILLED, PLAIN, SHUTDOWN, Refusal, answer, refusal_for
+from gateway.session.http_decisions import Decisions, asked
+from gateway.session.http_errands import LocalExchange
+from gateway.session.http_exchange import Exchange, Outgoing
 from gateway.session.http_exchange import State as Exchanging
 from gateway.session.http_heads import known_request
-from gateway.session.http_outgoing import find_route, outgoing
 from gateway.session.vocabulary import (
     Asked,
     Close,
@@ -38,12 +35,13 @@ from gateway.session.vocabulary import (
     Expired,
     Facts,
     Idle,
+    Killed,
     Lost,
     Mail,
     Opened,
-    Passage,
     Proceed,
     Questions,
+    Reloaded,
     RequestRecord,
     Secured,
     SetDeadline,
@@ -58,7 +56,6 @@ from gateway.session.vocabulary import (
 from gateway.session.websocket_mqtt import MQTTOpening, MQTTSocket
 from gateway.upstream import Address
 from gateway.wire import http1, websocket
-from gateway.wire.http1 import RequestHead
 from gateway.wire.mqtt_packets import Reason
 
 # Who speaks 1.0 only, such as `curl -0`, says so.
@@ -87,29 +84,14 @@ class HTTPSession:
     clock: seconds since the epoch.
     """
 
-    # Made with the handshake.
-    _caller: Caller
-    _terms: Terms
-
     __slots__ = (
-        "_access",
-        "_backends",
         "_buffer",
-        "_caller",
         "_client",
-        "_clock",
-        "_counted",
-        "_current",
+        "_decisions",
         "_exchange",
-        "_last",
         "_let_in",
-        "_out",
-        "_over_limit",
-        "_passage",
-        "_questions",
         "_socket",
         "_state",
-        "_terms",
         "facts",
     )
 
@@ -121,17 +103,13 @@ class HTTPSession:
         clock: Callable[[], float],
     ) -> None:
         self.facts = Facts()
-        self._current, self._backends, self._questions, self._clock = current, backends, questions, clock
-        self._access = current()
+        self._decisions = Decisions(current, backends, questions, clock, self.facts)
         self._state = State.NEW
         self._client = Address("", 0)
-        self._out: Outgoing | Errand | None = None
-        self._passage = Passage()
         self._buffer = bytearray()
         self._exchange: Exchange | LocalExchange | None = None
         self._socket: ChannelSocket | MQTTSocket | None = None
-        self._counted: str | None = None
-        self._over_limit = self._let_in = self._last = False
+        self._let_in = False
 
     def handle(self, event: Event) -> Sequence[Command]:
         step = _STEPS.get((self._state, type(event)))
@@ -154,9 +132,9 @@ class HTTPSession:
     # --- TLS --------------------------------------------------------------------------------------------------------
 
     def _opened(self, event: Opened) -> Sequence[Command]:
-        self._client, self._over_limit = event.client, event.over_limit
+        self._client, self._decisions.over_limit = event.client, event.over_limit
         self._state = State.FIRST_BYTE
-        return SetDeadline(self._access.handshake_timeout), Sniff()
+        return SetDeadline(self._decisions.access.handshake_timeout), Sniff()
 
     def _sniffed(self, event: Sniffed) -> Sequence[Command]:
         if event.first[0] != _CLIENT_HELLO:
@@ -165,11 +143,10 @@ class HTTPSession:
         return (StartTLS(Side.CLIENT),)
 
     def _secured(self, event: Secured) -> Sequence[Command]:
-        self._caller = Caller(self._client, event.tls, self._clock)
-        self._terms = self._new_terms()
+        self._decisions.secured(self._client, event.tls)
         self.facts.tls = event.tls.version
         self._state = State.HEAD
-        return (SetDeadline(self._access.head_timeout),)
+        return (SetDeadline(self._decisions.access.head_timeout),)
 
     def _lost(self, event: Lost) -> Sequence[Command]:
         return self._close(event.reason)
@@ -196,108 +173,26 @@ class HTTPSession:
         if begun:
             return ()
         self._buffer += event.data
-        return (SetDeadline(self._access.head_timeout),)
+        return (SetDeadline(self._decisions.access.head_timeout),)
 
     def _request(self, data: bytes, rest: bytes) -> Sequence[Command]:
         """Raises `http1.Refused` for a head that breaks the grammar."""
-        head = known_request(data)
+        head, decisions = known_request(data), self._decisions
         try:
-            out = self._decided(head)
+            out = decisions.decided(head)
             if isinstance(out, Outgoing):
-                exchange: Exchange | LocalExchange = Exchange(out, self._terms, last=self._last)
+                exchange: Exchange | LocalExchange = Exchange(out, decisions.terms, last=decisions.last)
                 return self._begun(exchange, exchange.begin(rest))
-            exchange = self._served(out)
+            exchange = decisions.served(out)
             return (*self._entered(), *self._begun(exchange, exchange.begin(rest)))
         except Refusal as refusal:
-            return self._refuse(refusal, _asked(head), head.method)
+            return self._refuse(refusal, asked(head), head.method)
         except http1.Refused as refused:
-            return self._refuse(refusal_for(refused), _asked(head), head.method)
-
-    def _decided(self, head: RequestHead) -> Outgoing | Errand:
-        """Whether it may go on, and as what; as before, if it is that very head under these very rules. Raises
-        Refusal, `http1.Refused`."""
-        current = self._current()
-        if current is not self._access:
-            self._renew(current)
-            if not self._questions.renew():
-                self._passage = Passage(subject=self.facts.subject, serial=self.facts.serial)
-                raise Refusal(403, "the client certificate is not trusted any more")
-        out = self._out
-        if out is None or out.head is not head:
-            self._passage = Passage()
-            out = self._out = self._decide(head, _asked(head))
-        elif self._caller.expired:
-            raise Refusal(403, EXPIRED)
-        return out
-
-    def _new_terms(self) -> Terms:
-        expires = self._caller.tls.peer_expires
-        return Terms(self._backends, self._clock, self._questions.idle, self._access.body_timeout, expires)
-
-    def _renew(self, access: HTTPAccess) -> None:
-        """A reload: what was decided is forgotten, and the connection ends with this request."""
-        self._access, self._last, self._out = access, True, None
-        self._terms = self._new_terms()
-        self._caller.forget()
-
-    def _decide(self, head: RequestHead, asked: Asked) -> Outgoing | Errand:
-        caller = self._caller
-        if self._over_limit:
-            raise Refusal(503, "too many connections")
-        if caller.expired:
-            raise Refusal(403, EXPIRED)
-        if caller.server_name is not None and caller.server_name != head.hostname:
-            raise Refusal(421, "Host is not the name that TLS was asked for")
-        route = find_route(self._access.routes, head)
-        self._passage = Passage(route.name)
-        if route.serve != "upstream":
-            return self._errand(route, head, asked)
-        rule = None
-        try:
-            identity, rule = caller.admit(route, head.method)
-        finally:
-            self._name(route, caller.identity(route), rule)
-        if identity is not None:
-            self._count(identity.subject)
-        return outgoing(caller, route, identity, head, asked, self._passage)
-
-    def _name(self, route: Route, identity: Identity | None, rule: str | None) -> None:
-        """For the audit, also of a refusal."""
-        if identity is None:
-            self._passage = Passage(route.name, rule=rule)
-        else:
-            self._passage = Passage(route.name, identity.subject, identity.serial, rule)
-            self.facts.subject, self.facts.serial = identity.subject, identity.serial
-
-    def _count(self, subject: str) -> None:
-        if self._counted is None:
-            if not self._questions.admit(subject):
-                raise Refusal(503, "too many connections", "too many connections of this subject")
-            self._counted = subject
-
-    # --- a request that is served here ------------------------------------------------------------------------------
-
-    def _errand(self, route: Route, head: RequestHead, asked: Asked) -> Errand:
-        identity = self._caller.identify(route)
-        self._name(route, identity, None)
-        return errand(route, self._caller, identity, head, asked, self._current, self._questions, self._clock)
-
-    def _served(self, out: Errand) -> LocalExchange:
-        """Who sends it is asked anew for each one. Raises Refusal."""
-        subject = out.subject()
-        if subject is not None and subject != self._passage.subject:
-            self._passage = self._passage._replace(subject=subject)
-            self.facts.subject = subject
-        rule = out.rule()
-        if rule != self._passage.rule:
-            self._passage = self._passage._replace(rule=rule)
-        if subject is not None:
-            self._count(subject)
-        return out.exchange(self._passage, self._terms, self._counted, last=self._last)
+            return self._refuse(refusal_for(refused), asked(head), head.method)
 
     def _entered(self) -> Sequence[Command]:
         """Nothing will be dialed by which the driver could tell that the client has proven who it is."""
-        if self._let_in or self._counted is None:
+        if self._let_in or self._decisions.counted is None:
             return ()
         self._let_in = True
         return (_ENTER,)
@@ -321,8 +216,8 @@ class HTTPSession:
         if isinstance(exchange, Opening | MQTTOpening):
             return self._opened_here(exchange, commands)
         self._state = State.OPEN
-        self.facts.decision, self.facts.rule = "allowed", self._passage.rule
-        return (*commands, *self._part(1001, SHUTDOWN)) if exchange.final else commands
+        self.facts.decision, self.facts.rule = "allowed", self._decisions.passage.rule
+        return (*commands, *self._part(GOING_AWAY, SHUTDOWN)) if exchange.final else commands
 
     def _opened_here(self, exchange: Opening | MQTTOpening, commands: Sequence[Command]) -> Sequence[Command]:
         """A WebSocket of which we are the other end."""
@@ -331,8 +226,11 @@ class HTTPSession:
             # The session inside tells of itself.
             self.facts = exchange.socket.inner.facts
         else:
-            self.facts.decision, self.facts.rule = "allowed", self._passage.rule
+            self.facts.decision, self.facts.rule = "allowed", self._decisions.passage.rule
         commands = self._unless_closed(commands)
+        if self._decisions.stale and self._state is State.SOCKET:
+            # A reload came while a broker was asked.
+            commands = (*commands, *self._of_socket(Reloaded()))
         if exchange.ahead and self._state is State.SOCKET:
             commands = (*commands, *self._of_socket(Data(Side.CLIENT, exchange.ahead)))
         if exchange.final and self._state is State.SOCKET:
@@ -343,26 +241,13 @@ class HTTPSession:
         """Asked after a reload before anything more is said or heard, as MQTT does: whoever would not be let in now has
         to go."""
         assert self._socket is not None  # the state says so
-        if isinstance(event, Data | Mail | Drained) and self._current() is not self._access:
+        if isinstance(event, Data | Mail | Drained | Reloaded) and self._decisions.stale:
             try:
-                self._ask_again()
+                self._decisions.again()
             except Refusal as refusal:
                 code = POLICY if isinstance(self._socket, ChannelSocket) else Reason.NOT_AUTHORIZED
                 event = Dismissed(code, str(refusal))
         return self._unless_closed(self._socket.handle(event))
-
-    def _ask_again(self) -> None:
-        """Raises Refusal."""
-        out = self._out
-        assert out is not None  # it has opened the socket
-        self._renew(self._current())
-        if not self._questions.renew():
-            raise Refusal(403, "the client certificate is not trusted any more")
-        again = self._out = self._decide(out.head, out.asked)
-        if isinstance(again, Outgoing) or type(again) is not type(out):
-            raise Refusal(403, FORBIDDEN, "its path leads somewhere else now")
-        again.subject()
-        again.rule()
 
     def _unless_closed(self, commands: Sequence[Command]) -> Sequence[Command]:
         if commands and isinstance(commands[-1], Close):
@@ -375,10 +260,10 @@ class HTTPSession:
         if isinstance(commands[-1], Close):
             self._state = State.CLOSED
             return commands
-        if not exchange.keep or self._last:
+        if not exchange.keep or self._decisions.last:
             return *commands, *self._close("the last answer was given")
         self._state = State.HEAD
-        keep_alive = deadline(self._access.keepalive_timeout)
+        keep_alive = deadline(self._decisions.access.keepalive_timeout)
         if not exchange.ahead:
             return (*commands, keep_alive, _PROCEED) if exchange.held else (*commands, keep_alive)
         more = self._heard(Data(Side.CLIENT, exchange.ahead))
@@ -390,15 +275,15 @@ class HTTPSession:
         return *commands, keep_alive, *more
 
     def _refuse(self, refusal: Refusal, asked: Asked, method: bytes) -> Sequence[Command]:
-        record = RequestRecord(asked, self._passage, refusal.status, reason=str(refusal))
+        record = RequestRecord(asked, self._decisions.passage, refusal.status, reason=str(refusal))
         return (record, *self._close(str(refusal), answer(refusal, method)))
 
     def _refuse_unread(self, refusal: Refusal) -> Sequence[Command]:
-        """A head that says nothing: what is known is who sent it, if there was another request before."""
-        self._passage = Passage(subject=self.facts.subject, serial=self.facts.serial)
+        """A head that says nothing."""
+        self._decisions.nameless()
         return self._refuse(refusal, Asked(), b"")
 
-    # --- the end ----------------------------------------------------------------------------------------------------
+    # --- what ends it -----------------------------------------------------------------------------------------------
 
     def _head_timed_out(self, _: TimedOut) -> Sequence[Command]:
         if not self._buffer:
@@ -414,39 +299,84 @@ class HTTPSession:
     def _shut_down_after(self, _: ShuttingDown) -> Sequence[Command]:
         """Whoever has asked gets the answer, if it comes within the grace period."""
         assert self._exchange is not None  # the state says so
-        self._last = self._exchange.last = self._exchange.final = True
-        return (SetDeadline(self._access.grace),)
+        self._decisions.last = self._exchange.last = self._exchange.final = True
+        return (SetDeadline(self._decisions.access.grace),)
 
     def _open_shut_down(self, _: ShuttingDown) -> Sequence[Command]:
-        return self._part(1001, SHUTDOWN)
+        return self._part(GOING_AWAY, SHUTDOWN)
 
     def _open_expired(self, _: Expired) -> Sequence[Command]:
-        return self._part(1008, EXPIRED)
+        return self._part(POLICY, EXPIRED)
 
     def _open_idle(self, _: Idle) -> Sequence[Command]:
-        return self._part(1001, "idle for too long")
+        return self._part(GOING_AWAY, "idle for too long")
 
-    def _part(self, code: int, reason: str) -> Sequence[Command]:
-        """A Close frame (RFC 6455, 7.4.1)."""
-        return self._close(reason, websocket.close_frame(code, reason.encode("ascii")))
+    def _part(self, code: int, reason: str, public: str = "") -> Sequence[Command]:
+        """A Close frame (RFC 6455, 7.4.1). public: what the client is told."""
+        return self._close(reason, websocket.close_frame(code, (public or reason).encode("ascii")))
+
+    # --- the end of one whom somebody does not want here any more -----------------------------------------------------
+
+    def _killed(self, event: Killed) -> Sequence[Command]:
+        return self._dismiss(event.reason)
+
+    def _killed_within(self, event: Killed) -> Sequence[Command]:
+        return self._exchange_refused(Refusal(503, KILLED, event.reason))
+
+    def _open_killed(self, event: Killed) -> Sequence[Command]:
+        return self._part(POLICY, event.reason, KILLED)
+
+    def _early_reload(self, _: Reloaded) -> Sequence[Command]:
+        """Everything is still to be asked."""
+        return ()
+
+    def _reloaded(self, _: Reloaded) -> Sequence[Command]:
+        """Between two requests; who has begun with one gets an answer to it."""
+        refusal = self._decisions.unwelcome()
+        if refusal is None:
+            return ()
+        return self._refuse_unread(refusal) if self._buffer else self._dismiss(str(refusal))
+
+    def _dismiss(self, reason: str) -> Sequence[Command]:
+        """Nothing was asked that could be answered, so only the record of the connection can say why it ends."""
+        self._state = State.CLOSED
+        return (Close(reason, audited=True),)
+
+    def _reloaded_within(self, _: Reloaded) -> Sequence[Command]:
+        refusal = self._decisions.unwelcome()
+        return () if refusal is None else self._exchange_refused(refusal)
+
+    def _open_reloaded(self, _: Reloaded) -> Sequence[Command]:
+        refusal = self._decisions.unwelcome()
+        if refusal is None:
+            return ()
+        return self._part(POLICY if refusal.status == 403 else TRY_LATER, str(refusal), refusal.error)
+
+    def _exchange_refused(self, refusal: Refusal) -> Sequence[Command]:
+        exchange = self._exchange
+        assert exchange is not None  # the state says so
+        return self._answered(exchange, exchange.refuse(refusal))
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def moved(self) -> tuple[int, int]:
+        return self._socket.moved() if self._socket is not None else (0, 0)
 
     def _ended(self) -> Sequence[Command]:
         self._state = State.CLOSED
+        self._decisions.stop()
         if self._socket is not None:
             commands = self._socket.handle(Ended())
             if isinstance(self._socket, ChannelSocket):
-                self.facts.sent, self.facts.received = self._socket.sent, self._socket.received
+                self.facts.sent, self.facts.received = self._socket.moved()
             return commands
         commands = () if self._exchange is None else self._exchange.abandon("the connection was ended")
         self._exchange = None
         return commands
 
 
-def _asked(head: RequestHead) -> Asked:
-    return Asked(head.method.decode("ascii"), head.hostname, head.path.decode("ascii"))
-
-
 _Step = Callable[[HTTPSession, Any], Sequence[Command]]
+_EARLY = (State.NEW, State.FIRST_BYTE, State.HANDSHAKE)
 _STEPS: dict[tuple[State, type[Event]], _Step] = {
     (State.NEW, Opened): HTTPSession._opened,
     (State.FIRST_BYTE, Sniffed): HTTPSession._sniffed,
@@ -470,4 +400,11 @@ _STEPS: dict[tuple[State, type[Event]], _Step] = {
     (State.OPEN, Expired): HTTPSession._open_expired,
     (State.OPEN, Idle): HTTPSession._open_idle,
     (State.OPEN, ShuttingDown): HTTPSession._open_shut_down,
+    **{(state, Killed): HTTPSession._killed for state in (*_EARLY, State.HEAD)},
+    (State.EXCHANGE, Killed): HTTPSession._killed_within,
+    (State.OPEN, Killed): HTTPSession._open_killed,
+    **{(state, Reloaded): HTTPSession._early_reload for state in _EARLY},
+    (State.HEAD, Reloaded): HTTPSession._reloaded,
+    (State.EXCHANGE, Reloaded): HTTPSession._reloaded_within,
+    (State.OPEN, Reloaded): HTTPSession._open_reloaded,
 }

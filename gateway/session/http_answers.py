@@ -15,6 +15,8 @@ from gateway.wire.websocket import accept
 SHUTDOWN = "the gateway is shutting down"
 EXPIRED = "the client certificate has expired"
 FORBIDDEN = "forbidden"
+KILLED = "ended by an administrator"
+NOT_TRUSTED = "the client certificate is not trusted any more"
 UNAVAILABLE = "not available at present, try again later"
 
 

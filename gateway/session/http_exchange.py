@@ -385,6 +385,10 @@ class Exchange:
         self._record.seconds = self._terms.clock() - self._began
         return [self._record]
 
+    def refuse(self, refusal: Refusal) -> Sequence[Command]:
+        """Whatever it is at: with that answer, if none has begun."""
+        return self._fail(refusal.status, refusal.error, str(refusal))
+
     def _end(self, reason: str) -> list[Command]:
         return [*self.abandon(reason), Close(reason, broken=self._response is not None)]
 

@@ -15,7 +15,7 @@ from gateway.session.mqtt_access import MQTTAccess
 from gateway.session.mqtt_broker import BrokerLink
 from gateway.session.mqtt_caller import Caller, Entry, Rejected
 from gateway.session.mqtt_hub import HubLink
-from gateway.session.mqtt_link import Ending, refusal
+from gateway.session.mqtt_link import NOT_TRUSTED, Ending, refusal
 from gateway.session.vocabulary import (
     Close,
     Command,
@@ -23,9 +23,11 @@ from gateway.session.vocabulary import (
     Ended,
     Event,
     Facts,
+    Killed,
     Lost,
     Opened,
     Questions,
+    Reloaded,
     Secured,
     Send,
     SetDeadline,
@@ -99,6 +101,9 @@ class MQTTSession:
         if state is State.CLOSED or type(event) is Ended:
             return ()
         return self._close(f"{type(event).__name__} while {state.name.lower()}")
+
+    def moved(self) -> tuple[int, int]:
+        return self._sent, self._received
 
     def _linked(self, event: Event) -> Sequence[Command]:
         if type(event) is Data and event.side is Side.CLIENT:
@@ -235,6 +240,17 @@ class MQTTSession:
     def _shut_down(self, _: ShuttingDown) -> Sequence[Command]:
         return self._close(_SHUTDOWN)
 
+    def _killed(self, event: Killed) -> Sequence[Command]:
+        return self._close(event.reason)
+
+    def _early_reload(self, _: Reloaded) -> Sequence[Command]:
+        """Everything is still to be asked."""
+        return ()
+
+    def _reloaded(self, _: Reloaded) -> Sequence[Command]:
+        """All but the certificate, which was believed before there was a CONNECT, is still to be asked."""
+        return () if self._asked.trusted() else self._close(NOT_TRUSTED)
+
     def _ended(self, _: Ended) -> Sequence[Command]:
         """Of a connection that was cut: whoever is not there to say goodbye leaves a Will."""
         if self._link is not None:
@@ -256,4 +272,7 @@ _STEPS: dict[tuple[State, type[Event]], _Step] = {
     (State.CLOSED, Ended): MQTTSession._ended,
     **{(state, Lost): MQTTSession._lost for state in (State.HANDSHAKE, State.CONNECT)},
     **{(state, ShuttingDown): MQTTSession._shut_down for state in (State.HANDSHAKE, State.CONNECT)},
+    **{(state, Killed): MQTTSession._killed for state in (State.NEW, State.HANDSHAKE, State.CONNECT)},
+    **{(state, Reloaded): MQTTSession._early_reload for state in (State.NEW, State.HANDSHAKE)},
+    (State.CONNECT, Reloaded): MQTTSession._reloaded,
 }

@@ -15,7 +15,16 @@ from typing import Any, ClassVar, Final
 from gateway.session.mqtt_access import MQTTAccess
 from gateway.session.mqtt_caller import Entry, broker_client_id
 from gateway.session.mqtt_frames import ANY, Frames, Run, Single
-from gateway.session.mqtt_link import TOPIC_ALIASES, Ending, Link, Steps, keep_alive, refusal, to_client
+from gateway.session.mqtt_link import (
+    NOT_TRUSTED,
+    TOPIC_ALIASES,
+    Ending,
+    Link,
+    Steps,
+    keep_alive,
+    refusal,
+    to_client,
+)
 from gateway.session.mqtt_mediation import Mediation
 from gateway.session.vocabulary import (
     Close,
@@ -29,9 +38,11 @@ from gateway.session.vocabulary import (
     Facts,
     HangUp,
     Hold,
+    Killed,
     Lost,
     Proceed,
     Questions,
+    Reloaded,
     Secured,
     Send,
     SetDeadline,
@@ -193,6 +204,10 @@ class BrokerLink(Link[bool]):
             return self._failed("its answer is no CONNACK")
         if packet.code:
             return self._refused(packet)
+        try:
+            self.renew()
+        except Ending as ending:
+            return self.part(ending.code, str(ending))
         rest, ahead = bytes(data[end:]), bytes(self._ahead)
         self._gathered.clear()
         self._ahead.clear()
@@ -260,6 +275,10 @@ class BrokerLink(Link[bool]):
     def filters(self) -> Sequence[str]:
         return self._mediation.filters()
 
+    def early_reload(self, _: Reloaded) -> Sequence[Command]:
+        """The rest is asked when the broker has answered."""
+        return () if self.asked.trusted() else self.part(Reason.NOT_AUTHORIZED, NOT_TRUSTED)
+
     # --- while it is open -------------------------------------------------------------------------------------------
 
     def early(self, event: Data) -> Sequence[Command]:
@@ -319,15 +338,19 @@ class BrokerLink(Link[bool]):
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def part(self, code: Reason, reason: str, *, will: bool = True) -> Sequence[Command]:
+        revoked = code in (Reason.NOT_AUTHORIZED, Reason.ADMINISTRATIVE_ACTION)
         if self._state is not State.OPEN:
-            return self._refuse(code, reason)
+            # The broker may have let it in already.
+            quietly = self._quietly() if revoked and self._state is State.LOGIN else ()
+            return *quietly, *self._refuse(code, reason)
         # What passed before what went wrong is on its way, as it is to the hub.
         passed = self.heard()
-        commands = HangUp(orderly=True), *super().part(code, reason, will=will)
-        if code in (Reason.NOT_AUTHORIZED, Reason.ADMINISTRATIVE_ACTION):
-            # Whoever has lost its rights has no last word either, so the broker has to think that it has said goodbye.
-            return *passed, Send(Side.UPSTREAM, mqtt.serialize(Disconnect(), self.spoken)), *commands
-        return *passed, *commands
+        ended = self._quietly() if revoked else (HangUp(orderly=True),)
+        return *passed, *ended, *super().part(code, reason, will=will)
+
+    def _quietly(self) -> Sequence[Command]:
+        """Whoever has lost its rights has no last word either, so the broker has to think that it has said goodbye."""
+        return Send(Side.UPSTREAM, mqtt.serialize(Disconnect(), self.spoken)), HangUp(orderly=True)
 
     def left(self, *, will: bool, session_expiry: int | None = None) -> None:
         """The broker sees it by itself."""
@@ -361,4 +384,6 @@ _ON_THE_WAY: dict[tuple[State, type[Event], Side | None], _Step] = {
     **{(state, Lost, Side.CLIENT): BrokerLink.lost for state in _WAY},
     **{(state, ShuttingDown, None): BrokerLink.shutting_down for state in _WAY},
     **{(state, Dismissed, None): BrokerLink.dismissed for state in _WAY},
+    **{(state, Killed, None): BrokerLink.killed for state in _WAY},
+    **{(state, Reloaded, None): BrokerLink.early_reload for state in _WAY},
 }

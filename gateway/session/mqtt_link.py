@@ -22,9 +22,11 @@ from gateway.session.vocabulary import (
     Drained,
     Event,
     Hold,
+    Killed,
     Lost,
     Proceed,
     Questions,
+    Reloaded,
     Send,
     SetDeadline,
     ShuttingDown,
@@ -68,6 +70,9 @@ MAX_TOLD: Final = 256
 _STUCK: Final = 60.0
 # What is left to a client that was slowed down: as if it had been at rest for so long.
 _BURST_SECONDS: Final = 1.0
+
+# For the audit.
+NOT_TRUSTED: Final = "the client certificate is not trusted any more"
 
 _OF_SERVERS: Final = (ConnAck, SubAck, UnsubAck, PingResp)
 _CHANGES: Final = {
@@ -212,6 +217,14 @@ class Link(Generic[T]):
     def dismissed(self, event: Dismissed) -> Sequence[Command]:
         return self.part(Reason(event.code), event.reason, will=event.code != Reason.SESSION_TAKEN_OVER)
 
+    def killed(self, event: Killed) -> Sequence[Command]:
+        return self.part(Reason.ADMINISTRATIVE_ACTION, event.reason)
+
+    def reloaded(self, _: Reloaded) -> Sequence[Command]:
+        """Raises Ending."""
+        self.renew()
+        return ()
+
     def drained(self, _: Drained) -> Sequence[Command]:
         return self.release()
 
@@ -297,7 +310,7 @@ class Link(Generic[T]):
         self.access = self._current()
         self.forget()
         if not self.asked.renew():
-            raise Ending(Reason.NOT_AUTHORIZED, "the client certificate is not trusted any more")
+            raise Ending(Reason.NOT_AUTHORIZED, NOT_TRUSTED)
         try:
             self.entry = self.entry.renewed()
         except Rejected as rejected:
@@ -390,6 +403,8 @@ class Link(Generic[T]):
         (TimedOut, None): timed_out,
         (ShuttingDown, None): shutting_down,
         (Dismissed, None): dismissed,
+        (Killed, None): killed,
+        (Reloaded, None): reloaded,
         (Drained, None): drained,
     }
 

@@ -11,8 +11,9 @@ from enum import Enum, auto
 from typing import Any
 
 from gateway.errors import Denied, ProtocolError, UpstreamError
-from gateway.identity import Identity
+from gateway.identity import Identity, serial_number
 from gateway.policy import Allow, Request
+from gateway.restrictions import restrictions
 from gateway.session import postgres_answers as answers
 from gateway.session.access import Access
 from gateway.session.cancel import CancelKeys, CancelTarget
@@ -28,8 +29,11 @@ from gateway.session.vocabulary import (
     Expired,
     Facts,
     Idle,
+    Killed,
     Lost,
     Opened,
+    Questions,
+    Reloaded,
     Secured,
     Send,
     SetDeadline,
@@ -75,23 +79,23 @@ _CANCELLING = (State.CANCEL_LINK, State.CANCEL_SENT)
 
 
 class PostgresSession:
-    """`handle(event) -> [command]`. `admit(subject)` says whether that subject may have one more session; it is
-    asked once.
+    """`handle(event) -> [command]`. questions: a subject is asked for once.
 
     current: the listener's Access now. A session is one of the time when it was opened, but what is believed and
-    allowed is asked of the latest: a reload reaches who is still at the door. clock: seconds since the epoch.
+    allowed is asked of the latest: a reload reaches who is still at the door. Whoever is inside already stays under the
+    rules of then, but not with a token or a certificate that has been revoked since. clock: seconds since the epoch.
     """
 
     __slots__ = (
         "_access",
         "_addresses",
-        "_admit",
         "_allowed",
         "_asked",
         "_buffer",
         "_cancel_key",
         "_cancel_packet",
         "_cancels",
+        "_certified",
         "_client",
         "_clock",
         "_current",
@@ -103,6 +107,7 @@ class PostgresSession:
         "_link",
         "_login",
         "_over_limit",
+        "_questions",
         "_state",
         "_tls",
         "_version",
@@ -113,15 +118,15 @@ class PostgresSession:
         self,
         current: Callable[[], Access],
         cancels: CancelKeys,
-        admit: Callable[[str], bool],
+        questions: Questions,
         clock: Callable[[], float],
     ) -> None:
         self.facts = Facts()
-        self._current, self._cancels, self._admit, self._clock = current, cancels, admit, clock
+        self._current, self._cancels, self._questions, self._clock = current, cancels, questions, clock
         self._access = current()
         self._state = State.NEW
         self._client = Address("", 0)
-        self._over_limit = self._direct = self._gssenc_refused = False
+        self._over_limit = self._direct = self._gssenc_refused = self._certified = False
         self._tls: TLSFacts | None = None
         self._buffer = bytearray()
         self._version = wire.PROTOCOL_3_0
@@ -186,6 +191,20 @@ class PostgresSession:
     def _idle(self, _: Idle) -> list[Command]:
         return self._close("idle for too long", answers.IDLE_TOO_LONG)
 
+    def _killed(self, event: Killed) -> list[Command]:
+        return self._close(event.reason, answers.KILLED)
+
+    def _reloaded(self, _: Reloaded) -> list[Command]:
+        """The token's jti is known once it was verified, the certificate since the handshake."""
+        if self._current().verifier.revoked(self.facts.jti):
+            return self._close("the token has been revoked", answers.REVOKED)
+        if self._certified and not self._questions.trusted():
+            return self._close("the client certificate is not trusted any more", answers.REVOKED)
+        return []
+
+    def moved(self) -> tuple[int, int]:
+        return 0, 0
+
     # --- encryption -------------------------------------------------------------------------------------------------
 
     def _opened(self, event: Opened) -> list[Command]:
@@ -234,6 +253,10 @@ class PostgresSession:
     def _secured(self, event: Secured) -> list[Command]:
         self._tls, self._state = event.tls, State.STARTUP
         self.facts.tls = event.tls.version
+        if event.tls.peer_certificate is not None:
+            self._certified = True
+            # Who comes in is for the token to say; this is for an operator to find the session by.
+            self.facts.serial = serial_number(event.tls.peer_certificate)
         if self._direct and event.tls.alpn != ALPN:
             return self._close("direct TLS without the ALPN protocol postgresql", answers.NO_ALPN)
         return []
@@ -296,13 +319,17 @@ class PostgresSession:
             address=self._client.host,
             replication=self._asked.replication,
         )
+        if narrower := restrictions(identity.claims).refusal(
+            self._asked.database, self._client.host, self._asked.replication
+        ):
+            return self._close(f"denied: {narrower}", answers.NOT_ALLOWED)
         verdict = self._current().policy.decide(identity, request)
         if not isinstance(verdict, Allow):
             return self._close(f"denied: {verdict.reason}", answers.NOT_ALLOWED)
         if wire.sets_session_authorization(self._asked.parameters) and not verdict.superuser:
             # Only a superuser can, and would not look like one until RESET SESSION AUTHORIZATION.
             return self._close("denied: session_authorization set at start-up needs superuser=yes", answers.NOT_ALLOWED)
-        if not self._admit(identity.subject):
+        if not self._questions.admit(identity.subject):
             return self._close("too many connections of this subject", answers.TOO_MANY)
         self._allowed = verdict
         self.facts.role, self.facts.rule = verdict.role, verdict.rule
@@ -486,6 +513,8 @@ _ANY_TIME: dict[type, _Step] = {
     ShuttingDown: PostgresSession._shutting_down,
     Expired: PostgresSession._expired,
     Idle: PostgresSession._idle,
+    Killed: PostgresSession._killed,
+    Reloaded: PostgresSession._reloaded,
 }
 _STEPS: dict[tuple[State, str], _Step] = {
     (State.NEW, "Opened"): PostgresSession._opened,

@@ -20,5 +20,8 @@ TOO_SLOW = error_response("57014", "Canceling authentication due to timeout")
 UNREACHABLE = error_response("08006", "The database cannot be reached")
 NOT_LET_IN = error_response("28000", "The gateway could not log in to the database")
 EXPIRED = error_response("57P01", "Terminating connection: the token has expired")
+REVOKED = error_response("57P01", "Terminating connection: the token or the certificate is not valid any more")
+# As PostgreSQL itself says it.
+KILLED = error_response("57P01", "terminating connection due to administrator command")
 SHUTTING_DOWN = error_response("57P01", "Terminating connection: the gateway is shutting down")
 IDLE_TOO_LONG = error_response("57P05", "Terminating connection: idle for too long")

@@ -18,6 +18,7 @@ from typing import Any
 from gateway.admission import Admission
 from gateway.errors import Denied
 from gateway.identity import Identity, from_certificate
+from gateway.session.standing import Standing
 from gateway.session.vocabulary import (
     Close,
     Command,
@@ -30,8 +31,11 @@ from gateway.session.vocabulary import (
     Facts,
     Hold,
     Idle,
+    Killed,
     Lost,
     Opened,
+    Questions,
+    Reloaded,
     Secured,
     SetDeadline,
     ShuttingDown,
@@ -41,6 +45,7 @@ from gateway.session.vocabulary import (
     TimedOut,
     TLSFacts,
 )
+from gateway.things import Things, Unavailable
 from gateway.upstream import Address, TLSMode, Upstream
 
 # What may be on its way from a client that is not read any more: one read of the driver's.
@@ -55,6 +60,7 @@ class TunnelAccess:
     server: it ends its clients' TLS. alpn: what has to be negotiated on each side that speaks TLS; empty: nothing.
     cn, identity: how a certificate names its client (`gateway.identity.from_certificate`).
     half_close_timeout: seconds that one direction may be silent after the other has ended.
+    things: whoever is disabled there is not let in (`gateway.session.standing`); None: there is no registry.
     """
 
     upstream: Upstream
@@ -65,6 +71,7 @@ class TunnelAccess:
     identity: str = "cn"
     half_close_timeout: float = 600.0
     handshake_timeout: float = 30.0
+    things: Things | None = None
 
 
 class State(Enum):
@@ -77,42 +84,44 @@ class State(Enum):
 
 
 class TunnelSession:
-    """`handle(event) -> [command]`. `admit(subject)` says whether that subject may have one more session; it is
-    asked once.
+    """`handle(event) -> [command]`. questions: a subject is asked for once.
 
     current: the tunnel's access now. A session is one of the time when it was opened, but whose name a certificate
-    holds and who is allowed is asked of the latest: a reload reaches who is still at the door. clock: seconds since
-    the epoch.
+    holds and who is allowed is asked of the latest: a reload reaches who is still at the door. Whoever is inside stays
+    under the rules of then, but not with a certificate that has been revoked since. clock: seconds since the epoch.
     """
 
     __slots__ = (
         "_access",
         "_addresses",
-        "_admit",
         "_ahead",
+        "_certified",
         "_client",
         "_clock",
         "_current",
         "_expires",
+        "_questions",
+        "_standing",
         "_state",
         "facts",
     )
 
-    def __init__(
-        self, current: Callable[[], TunnelAccess], admit: Callable[[str], bool], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, current: Callable[[], TunnelAccess], questions: Questions, clock: Callable[[], float]) -> None:
         self.facts = Facts()
-        self._current, self._admit, self._clock = current, admit, clock
+        self._current, self._questions, self._clock = current, questions, clock
         self._access = current()
+        things = self._access.things
+        self._standing = Standing(things, questions) if things is not None else None
         self._state = State.NEW
         self._client = Address("", 0)
         self._addresses = list(self._access.upstream.addresses)
         self._ahead = bytearray()
         self._expires: float | None = None
+        self._certified = False
 
     def handle(self, event: Event) -> Sequence[Command]:
         if isinstance(event, Ended):
-            self._state = State.CLOSED
+            self._end()
         if self._state is State.CLOSED:
             return []
         side: Side | None = getattr(event, "side", None)
@@ -124,6 +133,11 @@ class TunnelSession:
             return step(self, event)
         except Denied as error:
             return self._close(f"denied: {error}")
+        except Unavailable:
+            return self._close("denied: the registry cannot be asked")
+
+    def moved(self) -> tuple[int, int]:
+        return 0, 0
 
     # --- ends -------------------------------------------------------------------------------------------------------
 
@@ -151,6 +165,26 @@ class TunnelSession:
 
     def _idle(self, _: Idle) -> list[Command]:
         return self._close("idle for too long")
+
+    def _killed(self, event: Killed) -> list[Command]:
+        return self._close(event.reason)
+
+    def _early_reload(self, _: Reloaded) -> list[Command]:
+        """Everything is still to be asked."""
+        return []
+
+    def _reloaded(self, _: Reloaded) -> list[Command]:
+        """Raises Denied, Unavailable."""
+        if self._certified and not self._questions.trusted():
+            return self._close("the client certificate is not trusted any more")
+        if self._standing is not None:
+            self._standing.again()
+        return []
+
+    def _end(self) -> None:
+        self._state = State.CLOSED
+        if self._standing is not None:
+            self._standing.stop()
 
     # --- the client -------------------------------------------------------------------------------------------------
 
@@ -191,8 +225,11 @@ class TunnelSession:
         verdict = self._current().admission.decide(identity, self._client.host)
         if not verdict.allowed:
             raise Denied(verdict.rule)
+        if self._standing is not None:
+            self._standing.check(identity)
         if identity is not None:
-            if not self._admit(identity.subject):
+            self._certified = True
+            if not self._questions.admit(identity.subject):
                 return self._close("too many connections of this subject")
             self._expires = identity.expires
         self.facts.rule = verdict.rule
@@ -266,6 +303,9 @@ _STEPS: dict[tuple[State, type, Side | None], _Step] = {
     **{(state, TimedOut, None): TunnelSession._upstream_too_slow for state in _DIALING},
     **{(state, Lost, Side.CLIENT): TunnelSession._lost_client for state in State},
     **{(state, ShuttingDown, None): TunnelSession._shutting_down for state in State},
+    **{(state, Killed, None): TunnelSession._killed for state in State},
+    **{(state, Reloaded, None): TunnelSession._early_reload for state in (State.NEW, State.HANDSHAKE)},
+    **{(state, Reloaded, None): TunnelSession._reloaded for state in (*_DIALING, State.OPEN)},
     (State.OPEN, ShuttingDown, None): TunnelSession._shutting_down_open,
     (State.OPEN, Expired, None): TunnelSession._expired,
     (State.OPEN, Idle, None): TunnelSession._idle,

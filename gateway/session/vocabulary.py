@@ -115,6 +115,19 @@ class ShuttingDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Killed:
+    """An operator ends the session, at once. reason: for the audit; the client hears what its protocol has for that."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What is in force has changed, by a reload or in the registry. Whoever was let in by what does not count any more
+    ends now: a certificate that is not trusted (`Questions.trusted`), a revoked token, a disabled thing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Always the last event, exactly once: free what was registered. Only RequestRecords are still run."""
 
@@ -157,6 +170,8 @@ Event = (
     | Expired
     | Idle
     | ShuttingDown
+    | Killed
+    | Reloaded
     | Mail
     | Drained
     | Dismissed
@@ -296,13 +311,15 @@ class Close:
 
     reason is the true one, for the audit. patient: a spliced session that is not idle keeps running until it is, or
     until the driver's grace period is over. broken: the client must not take what it has got for complete, so its
-    connection is reset instead of being ended in order.
+    connection is reset instead of being ended in order. audited: there is a record of it, also of a connection whose
+    requests have told everything.
     """
 
     reason: str
     farewell: bytes = field(default=b"", repr=False)
     patient: bool = False
     broken: bool = False
+    audited: bool = False
 
 
 class Passage(NamedTuple):
@@ -417,6 +434,12 @@ class Questions(Protocol):
         False: the client's certificate would not be let in under that.
         """
 
+    def trusted(self) -> bool:
+        """Whether the client's certificate would be let in under what is in force now; true where there is no TLS.
+
+        Changes nothing, unlike `renew`: upstream connections stay what they are.
+        """
+
     def idle(self, dial: Dial) -> bool:
         """Whether there is an idle connection of that name, at rest as far as can be seen."""
 
@@ -437,3 +460,6 @@ class Session(Protocol):
 
     def handle(self, event: Event) -> Sequence[Command]:
         """Never raises for anything a peer sent."""
+
+    def moved(self) -> tuple[int, int]:
+        """Bytes to and from the client so far, while it is the session that counts them; otherwise zeros."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gateway.session.http_answers import switching
+from gateway.session.http_answers import Refusal, switching
 from gateway.session.http_exchange import State
 from gateway.session.vocabulary import (
     Asked,
@@ -19,11 +19,13 @@ from gateway.session.vocabulary import (
     Data,
     Dial,
     Event,
+    Killed,
     Lost,
     Mail,
     Opened,
     Passage,
     Questions,
+    Reloaded,
     RequestRecord,
     Secured,
     Send,
@@ -43,6 +45,9 @@ _NORMAL: Final = 1000
 _GOING_AWAY: Final = 1001
 _NO_TEXT: Final = 1003
 _POLICY: Final = 1008
+
+# Of the Close where the session ends without a word of its own, as it does before 5.0.
+_CODES: Final[dict[type[Event], int]] = {ShuttingDown: _GOING_AWAY, Killed: _POLICY, Reloaded: _POLICY}
 
 # MQTT-6.0.0-3; the other is what 3.1 was offered as.
 _PROTOCOLS: Final = (b"mqtt", b"mqttv3.1")
@@ -80,6 +85,9 @@ class Inside:
     def renew(self) -> bool:
         return self._questions.renew()
 
+    def trusted(self) -> bool:
+        return self._questions.trusted()
+
     def idle(self, dial: Dial) -> bool:
         return self._questions.idle(dial)
 
@@ -103,6 +111,9 @@ class MQTTSocket:
         self._frames = ClientFrames()
         self._over = False
 
+    def moved(self) -> tuple[int, int]:
+        return self.inner.moved()
+
     def begin(self, client: Address, tls: TLSFacts) -> Sequence[Command]:
         """Its connection is there, and so is TLS."""
         opened = [one for one in self.inner.handle(Opened(client)) if not isinstance(one, StartTLS)]
@@ -113,7 +124,7 @@ class MQTTSocket:
             return self.inner.handle(event)
         if isinstance(event, Data) and event.side is Side.CLIENT:
             return self._heard(event.data)
-        return self._framed(self.inner.handle(event), _GOING_AWAY if isinstance(event, ShuttingDown) else _NORMAL)
+        return self._framed(self.inner.handle(event), _CODES.get(type(event), _NORMAL))
 
     def _heard(self, data: bytes) -> Sequence[Command]:
         """One read: all of MQTT in it at once, then the answers to what is the WebSocket's own."""
@@ -207,6 +218,9 @@ class MQTTOpening:
         return told, self._record, *self.socket.begin(self._client, self._tls)
 
     def handle(self, event: Event) -> Sequence[Command]:  # noqa: ARG002 - it opens at once, so nothing comes here
+        return ()
+
+    def refuse(self, refusal: Refusal) -> Sequence[Command]:  # noqa: ARG002 - for the same reason
         return ()
 
     def abandon(self, reason: str) -> list[Command]:  # noqa: ARG002 - for the same reason

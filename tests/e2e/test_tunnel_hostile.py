@@ -451,7 +451,8 @@ def own_site(stack: ExitStack, folder: Path, more: Sections, *, to: int | None =
 
 
 def test_reload(tmp_path: Path, stack: ExitStack) -> None:
-    """Rules, a revocation, and another upstream: for connections to come. Rules also for who is still at the door."""
+    """Rules, and another upstream: for connections to come. Rules also for who is still at the door, and a revocation
+    for those who are in."""
     site = own_site(stack, tmp_path, {})
     port, gateway = site.ports["main"], site.gateway
     at_the_door = stack.enter_context(Peer.calling(port, site.caller("meter")))
@@ -466,18 +467,20 @@ def test_reload(tmp_path: Path, stack: ExitStack) -> None:
         check_let_in(site, port, site.caller("unknown"))
         upstream = f"127.0.0.1:{another.port}"
         gateway.reconfigure({"tunnel:main": {**section, "rules": "\nallow all all", "upstream": upstream}})
-        with Peer.calling(port, site.caller()) as newer:
-            newer.handshake()
-            with another.accepted() as behind:
-                check_passes(newer, behind)
+        newer = stack.enter_context(Peer.calling(port, site.caller("unknown"))).handshake()
+        behind = stack.enter_context(another.accepted())
+        check_passes(newer, behind)
+        check_passes(client, service)
         revoked = [site.issued["meter"], site.issued["revoked"]]
         write_pem(tmp_path / "client_crl.crl", make_crl(site.issued["ca"], revoked))
         gateway.reload()
+        assert [one.ending() for one in (client, service)] == [End.RESET] * 2
+        assert gateway.end_of(client.name)["reason"] == "the client certificate is not trusted any more"
         check_refused(site, port, site.caller("meter"), "certificate revoked")
         (tmp_path / "client_ca.crt").unlink()
         gateway.reload(succeeds=False)
         check_refused(site, port, site.caller("meter"), "certificate revoked")
-        check_passes(client, service)
+        check_passes(newer, behind)
 
 
 @MODES

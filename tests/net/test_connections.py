@@ -30,6 +30,7 @@ from gateway.session.vocabulary import (
     Event,
     Facts,
     Idle,
+    Killed,
     Lost,
     Opened,
     SetDeadline,
@@ -71,11 +72,14 @@ class Greeter:
                 return [SetDeadline(None), Splice(BackendFraming())]
             case ShuttingDown():
                 return [Close("stopping", b"bye", patient=True)]
-            case Lost(reason=reason):
+            case Lost(reason=reason) | Killed(reason=reason):
                 return [Close(reason)]
             case Idle() | TimedOut():
                 return [Close(type(event).__name__)]
         return []
+
+    def moved(self) -> tuple[int, int]:
+        return 10, 20
 
 
 class Gate:
@@ -106,11 +110,11 @@ class Gate:
         self.clients: list[Peer] = []
         self.upstreams: list[Peer] = []
 
-    def come(self, host: str = "192.0.2.1", buffer: int = 0, quiet: bool = False) -> Peer:
+    def come(self, host: str = "192.0.2.1", buffer: int = 0, quiet: bool = False, as_client: bool = False) -> Peer:
         near, far = unix_pair(buffer)
         client = Peer(far)
         self.clients.append(client)
-        self.all.open(self.quiet if quiet else self.door, near, Address(host, 5000))
+        self.all.open(self.quiet if quiet else self.door, near, Address(host, 5000), as_client=as_client)
         return client
 
     def step(self) -> None:
@@ -391,6 +395,15 @@ def test_a_reload_may_lower_the_limits(gate: Gate):
     gate.come()
     assert gate.opened()[-1] is True
     assert gate.held()[1:] == (3, 3)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_no_proxy_header_is_due_where_it_is_known_who_comes(gate: Gate, quiet: bool):
+    balanced = (ip_network("192.0.2.0/24"),)
+    gate.door, gate.quiet = (replace(door, proxy_networks=balanced) for door in (gate.door, gate.quiet))
+    heard = gate.quietly if quiet else gate.heard
+    gate.come("192.0.2.1", quiet=quiet, as_client=True)
+    assert heard == [Opened(Address("192.0.2.1", 5000))]
 
 
 # --- quiet doors ---------------------------------------------------------------------------------------------------

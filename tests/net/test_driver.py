@@ -17,8 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.net.driver import MAX_PENDING, STALL_SECONDS
+from gateway.net.driver import MAX_PENDING
 from gateway.net.poller import Poller
+from gateway.net.stillness import STALL_SECONDS
 from gateway.net.transport import LINGER_SECONDS
 from gateway.session.vocabulary import (
     Close,
@@ -433,6 +434,15 @@ def test_from_the_trusted_network_the_header_is_required(bench: Make):
     assert record["client"] == str(CLIENT)
     assert one.session.heard == [Ended()]
     assert one.house.welcomed == []
+
+
+def test_no_header_is_due_from_whoever_is_the_client_itself(bench: Make):
+    """Entered from an address of the balancer's network: it has been said who it is."""
+    one = bench(proxy_networks=TRUSTED)
+    one.driver.start(as_client=True)
+    assert one.heard(Opened) == Opened(CLIENT)
+    one.client.write(PROXY)
+    assert one.heard(Data) == Data(Side.CLIENT, PROXY)
 
 
 def test_from_elsewhere_it_is_just_bytes(bench: Make):

@@ -491,7 +491,7 @@ def test_a_reload_leaves_it() -> None:
 def test_a_reload_that_revokes_its_certificate_ends_it_when_it_speaks() -> None:
     site = Site()
     one = opened(site)
-    one.access, one.office.trusted = site.access(), False
+    one.access, one.office.trusts = site.access(), False
     one.client(frame(TEXT, b"x"))
     assert [opcode for opcode, _ in one.frames] == [CLOSE]
     assert one.parted(1008) == "the client certificate is not trusted any more"
@@ -501,7 +501,7 @@ def test_a_reload_that_revokes_its_certificate_ends_it_when_it_speaks() -> None:
 def test_a_reload_that_revokes_its_certificate_ends_it_before_it_hears() -> None:
     site = Site()
     one = opened(site)
-    one.access, one.office.trusted = site.access(), False
+    one.access, one.office.trusts = site.access(), False
     site.publish(TOPIC, b"secret")
     assert [opcode for opcode, _ in one.frames] == [CLOSE]
     assert one.parted(1008) == "the client certificate is not trusted any more"

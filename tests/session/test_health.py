@@ -17,8 +17,10 @@ from gateway.session.vocabulary import (
     Dialed,
     Ended,
     Event,
+    Killed,
     Lost,
     Opened,
+    Reloaded,
     SetDeadline,
     ShuttingDown,
     Side,
@@ -117,6 +119,15 @@ def test_where_there_is_a_registry_it_is_told_how_it_is(known: bool, told: str) 
     )
     answer = Conversation(Health(False, False, 3, registry=known)).ask(request(READY))
     assert (answer.status, answer.said["registry"]) == (503, told)
+
+
+@pytest.mark.parametrize(("known", "told"), [(True, "ok"), (False, "away")])
+def test_keys_that_are_fetched_are_told_of(known: bool, told: str) -> None:
+    answer = Conversation(Health(True, False, 3, keys=known)).ask(request(READY))
+    assert (answer.status, answer.said) == (
+        200,
+        {"status": "ready", "reload": "ok", "connections": 3, "keys": told},
+    )
 
 
 @pytest.mark.parametrize("health", [WELL, Health(False, True, 0), Health(True, False, 0, registry=False)])
@@ -248,6 +259,13 @@ def test_over_the_limit() -> None:
 def test_who_has_not_asked_yet_does_not_hold_up_a_shutdown() -> None:
     answer = Answer(Conversation().end(ShuttingDown()).farewell)
     assert (answer.status, answer.said) == (503, {"status": "draining"})
+
+
+def test_a_reload_is_none_of_its_business_and_a_kill_is() -> None:
+    talk = Conversation()
+    assert talk.tell(Reloaded()) == []
+    assert talk.end(Killed("killed by an operator")) == Close("killed by an operator")
+    assert talk.tell(Reloaded()) == talk.tell(Killed("again")) == []
 
 
 def test_a_client_that_goes_away() -> None:

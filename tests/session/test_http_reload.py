@@ -148,7 +148,7 @@ def test_a_client_that_is_not_trusted_any_more(served_before: int, data: bytes) 
         one.client(GET)
         one.upstream(sized())
     one.access = access(settings)
-    one.house.trusted = False
+    one.house.trusts = False
     sent = one.sent(Side.UPSTREAM)
     reused = len(one.of(Reuse))
     one.client(data)
@@ -165,7 +165,7 @@ def test_the_record_of_such_a_refusal() -> None:
     before = one.of(RequestRecord)[0].passage
     assert (before.route, before.rule) != (None, None)
     one.access = access(route())
-    one.house.trusted = False
+    one.house.trusts = False
     one.client(request("/b", method="DELETE"))
     record = one.of(RequestRecord)[-1]
     assert (record.decision, record.reason) == ("refused", "the client certificate is not trusted any more")
@@ -175,7 +175,7 @@ def test_the_record_of_such_a_refusal() -> None:
 
 def test_trust_is_asked_about_only_after_a_reload() -> None:
     one = served(Conversation())
-    one.house.trusted = False
+    one.house.trusts = False
     served(one)
     assert one.closed is None
     assert len(one.dials) == 2

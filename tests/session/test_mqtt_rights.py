@@ -291,7 +291,7 @@ def test_a_certificate_that_is_not_trusted_any_more(where: str):
     here = with_rules(where)
     talk = client(here, shown(METER), version=V5)
     here.reload()
-    talk.trusted = False
+    talk.trusts = False
     talk.said(PingReq())
     assert talk.reason == "the client certificate is not trusted any more"
     assert talk.code == Reason.NOT_AUTHORIZED

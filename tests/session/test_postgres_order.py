@@ -17,8 +17,10 @@ from gateway.session.vocabulary import (
     Event,
     Expired,
     Idle,
+    Killed,
     Lost,
     Opened,
+    Reloaded,
     Secured,
     ShuttingDown,
     Side,
@@ -67,6 +69,8 @@ LATER: list[Event] = [
     Expired(),
     Idle(),
     ShuttingDown(),
+    Killed("an operator"),
+    Reloaded(),
     Sniffed(b"\x16"),
 ]
 WORTHLESS = [b"", b"x", token("bob"), token(key=STRANGER), token(exp=NOW), token("mallory"), token()[:-4] + b"AAAA"]

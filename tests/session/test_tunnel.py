@@ -27,8 +27,10 @@ from gateway.session.vocabulary import (
     Expired,
     Hold,
     Idle,
+    Killed,
     Lost,
     Opened,
+    Reloaded,
     Secured,
     Send,
     SetDeadline,
@@ -40,6 +42,7 @@ from gateway.session.vocabulary import (
     TLSFacts,
 )
 from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
+from tests.fakes import Whom
 from tests.pki import Issued, issue, make_ca, subject_of
 
 NOW = 1_700_000_000.0
@@ -111,7 +114,8 @@ class Conversation:
         over_limit: bool = False,
     ) -> None:
         self.access = access
-        self.session = TunnelSession(lambda: self.access, admit, lambda: NOW)
+        self.whom = Whom(admit)
+        self.session = TunnelSession(lambda: self.access, self.whom, lambda: NOW)
         self.commands: list[Command] = []
         self.tell(Opened(peer, over_limit))
 
@@ -519,6 +523,8 @@ EVENTS = st.sampled_from(
         Expired(),
         Idle(),
         ShuttingDown(),
+        Killed("an operator"),
+        Reloaded(),
         Lost(Side.CLIENT, "gone"),
         Lost(Side.UPSTREAM, "gone", orderly=True),
         Data(Side.CLIENT, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),

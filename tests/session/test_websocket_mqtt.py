@@ -21,9 +21,11 @@ from gateway.session.vocabulary import (
     Event,
     Facts,
     Hold,
+    Killed,
     Lost,
     Mail,
     Opened,
+    Reloaded,
     RequestRecord,
     Secured,
     Send,
@@ -429,12 +431,29 @@ class Inner:
         self.heard.append(event)
         return self.answers.get(type(event), ())
 
+    def moved(self) -> tuple[int, int]:
+        return 10, 20
+
 
 def test_the_session_believes_that_it_has_a_port_of_its_own() -> None:
     inner, tls = Inner(), shown()
     inner.answers[Secured] = (SetDeadline(4),)
     assert MQTTSocket(inner).begin(CLIENT, tls) == [SetDeadline(3), SetDeadline(4)]
     assert inner.heard == [Opened(CLIENT), Secured(Side.CLIENT, tls)]
+
+
+@pytest.mark.parametrize(
+    ("event", "code"), [(ShuttingDown(), 1001), (Killed("x"), 1008), (Reloaded(), 1008), (Mail(b"x"), 1000)]
+)
+def test_a_session_that_ends_without_a_word(event: Event, code: int) -> None:
+    """As before 5.0: the WebSocket's own Close says what can be said."""
+    inner = Inner()
+    inner.answers[type(event)] = (Close("why"),)
+    assert MQTTSocket(inner).handle(event) == [Close("why", bytes((0x88, 2)) + code.to_bytes(2))]
+
+
+def test_what_it_has_moved() -> None:
+    assert MQTTSocket(Inner()).moved() == (10, 20)
 
 
 @pytest.mark.parametrize(
