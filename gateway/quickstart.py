@@ -41,12 +41,15 @@ from gateway.quickstart_things import make_things, things_demo
 from gateway.routes import Route
 from gateway.settings import Config, HTTPSListener, JWTSettings, PostgresListener
 from gateway.tokens import VerificationKey
-from gateway.upstream import Address, ClientTLS, Login, TLSMode, Upstream
+from gateway.upstream import MAX_SOCKET_PATH, Address, ClientTLS, Login, TLSMode, Upstream
 
 ROLE = "demo_reader"
 DATABASE = "demo"
 QUERY = "table demo.readings"
 PATH = "/hello"
+
+# The socket on which the gateway can be asked, in the quickstart's folder.
+CONTROL = "control.sock"
 
 RULE = f"allow {DATABASE} {ROLE} {HERE}"
 
@@ -137,11 +140,13 @@ def _prepare(
     if broker:
         things = make_things(folder / "registry.sqlite", pki)
         demos.append(things_demo(config, *broker, things, pki))
+    control = _control(folder, log)
     environment = folder / "quickstart.env"
     _write_environment(environment, demos)
 
     def complete(config: Config) -> Config:
-        return reduce(lambda got, demo: demo.complete(got), demos, config)
+        got = reduce(lambda got, demo: demo.complete(got), demos, config)
+        return replace(got, control=got.control or control)
 
     return Quickstart(complete(config), _banner(environment, demos), application, complete, running.pop_all())
 
@@ -276,6 +281,15 @@ def _lock(folder: Path) -> int:
         os.close(descriptor)
         raise EmbeddedError(f"another gateway is running with {folder}") from None
     return descriptor
+
+
+def _control(folder: Path, log: Callable[[str], None]) -> Path | None:
+    """Where this gateway can be asked by `securegw sessions`, unless the folder is too deep for that."""
+    path = folder / CONTROL
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        return path
+    log(f"quickstart: {path} is longer than the {MAX_SOCKET_PATH} bytes of a Unix socket's path: no securegw sessions")
+    return None
 
 
 # --- both -----------------------------------------------------------------------------------------------------------

