@@ -1,12 +1,14 @@
 """Files that commands read and make.
 
-Owns how a file comes into being: whole, for its owner alone, and in nobody's place. Refuses files that are larger than
-any that is meant, and to write over what is there unless that is asked for.
+Owns how a file comes into being: whole, for its owner alone or for whoever reads the one beside it, and in nobody's
+place. Refuses files that are larger than any that is meant, and to write over what is there unless that is asked for.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
+
+import click
 
 from gateway.cli.errors import Failure
 from gateway.cli.output import note
@@ -23,6 +27,15 @@ STREAM: Final = "-"
 
 # One line; the longest that the registry takes for a key is far shorter.
 _MAX_KEY_FILE: Final = 4096
+
+
+def once(*paths: str | None) -> None:
+    """paths: of all that is read. Whoever reads standard input first leaves nothing of it to others.
+
+    Raises UsageError if it is named more than once.
+    """
+    if paths.count(STREAM) > 1:
+        raise click.UsageError("standard input cannot be two files at once")
 
 
 def read(path: str, limit: int) -> bytes:
@@ -119,3 +132,45 @@ def _publish(draft: Path, path: Path, force: bool) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+# --- for others to read ---------------------------------------------------------------------------------------------
+
+
+def folder_beside(other: Path, path: Path) -> None:
+    """A folder, if there is none yet, for whoever can read that other file. Raises Failure, OSError."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        entrust(descriptor, other)
+    finally:
+        os.close(descriptor)
+
+
+def entrust(descriptor: int, other: Path) -> None:
+    """Let whoever can read that other file read this one, too, or enter this folder, which is open, and ours.
+
+    That is its owner, whom only root can give something; and its group, if it is not merely the one that its owner's
+    files have anyway. Others never can. Raises Failure, OSError.
+    """
+    like, is_root = other.stat(), os.geteuid() == 0
+    grouped = bool(like.st_mode & stat.S_IRGRP) and like.st_gid != _usual_group(like)
+    owner, group = (like.st_uid if is_root else -1, like.st_gid if is_root or grouped else -1)
+    try:
+        os.fchown(descriptor, owner, group)
+    except PermissionError:
+        reason = "is read by a group that has to be able to read this, too, and that you are not in"
+        raise Failure(f"{other}: {reason}") from None
+    mode = 0o750 if stat.S_ISDIR(os.fstat(descriptor).st_mode) else 0o640
+    os.fchmod(descriptor, mode if grouped else mode & 0o700)
+
+
+def _usual_group(like: os.stat_result) -> int:
+    """Of the owner's files. Where the owner has no account here, this may be the one."""
+    try:
+        return pwd.getpwuid(like.st_uid).pw_gid
+    except KeyError:
+        return like.st_gid

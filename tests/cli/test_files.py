@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from pathlib import Path
 
+import click
 import pytest
 
 from gateway.cli.errors import Failure
-from gateway.cli.files import private, read, read_key
+from gateway.cli.files import entrust, folder_beside, once, private, read, read_key
 
 
 def names(folder: Path) -> list[str]:
@@ -57,6 +59,43 @@ def test_devices_and_folders_are_never_replaced(tmp_path: Path, force: bool) -> 
     for path in (Path("/dev/null"), tmp_path):
         with pytest.raises(Failure, match="is not a file"), private(path, force):
             pytest.fail("the body ran")
+
+
+def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "ini").write_text("")
+    (tmp_path / "theirs").mkdir(mode=0o711)
+    folder_beside(tmp_path / "ini", tmp_path / "theirs")
+    folder_beside(tmp_path / "ini", tmp_path / "ours")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("theirs", "ours")]
+    assert modes == [0o711, 0o700]
+
+
+def test_nothing_is_given_to_a_group_that_we_are_not_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ini").write_text("")
+    asked: list[tuple[int, int]] = []
+
+    def fchown(_: int, owner: int, group: int) -> None:
+        asked.append((owner, group))
+        raise PermissionError
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1)
+    monkeypatch.setattr(os, "fchown", fchown)
+    # That of the file is not the owner's own.
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd(("x", "x", 1, -2, "", "", "")))
+    (tmp_path / "ini").chmod(0o640)
+    with (
+        pytest.raises(Failure, match="ini: is read by a group that"),
+        private(tmp_path / "keys", force=False) as draft,
+    ):
+        entrust(draft.file.fileno(), tmp_path / "ini")
+    assert asked == [(-1, (tmp_path / "ini").stat().st_gid)]
+    assert names(tmp_path) == ["ini"]
+
+
+def test_standard_input_is_read_once() -> None:
+    once("-", None, "file", "file", None)
+    with pytest.raises(click.UsageError, match="cannot be two files"):
+        once("-", None, "-")
 
 
 def test_a_dangling_link_is_in_the_way(tmp_path: Path) -> None:

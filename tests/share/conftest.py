@@ -1,0 +1,39 @@
+"""Administrators of both kinds, on both servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.upstream import Login
+from tests.servers import PostgresServer
+from tests.share.databases import DBA_PASSWORD, NAME, ODD, Office, drop_database, make_database
+
+
+@pytest.fixture(scope="module", params=["embedded-superuser", "embedded-dba", "debian-dba-tls"])
+def shared_office(request: pytest.FixtureRequest) -> Iterator[Office]:
+    kind, _, who = request.param.partition("-")
+    server: PostgresServer = request.getfixturevalue(f"{kind}_postgres")
+    if who == "superuser":
+        make_database(server)
+        yield Office(server)
+    else:
+        server.make_role("dba", DBA_PASSWORD, options="CREATEROLE")
+        make_database(server, owner="dba")
+        yield Office(server, "dba", Login("dba", DBA_PASSWORD), who.endswith("tls"))
+    drop_database(server)
+
+
+@pytest.fixture
+def office(shared_office: Office) -> Iterator[Office]:
+    """There is no share, and afterwards nothing of one."""
+    yield shared_office
+    for name in ("acme", ODD):
+        shared_office.revoke(name)
+    server = shared_office.server
+    left = "SELECT rolname FROM pg_roles WHERE oid > 16383 AND rolname NOT IN ('dba', 'alice')"
+    assert [name for (name,) in server.sql(left) if name.startswith(("acme", "par"))] == []
+    assert server.sql("SELECT 1 FROM pg_namespace WHERE nspname IN ('acme', %s)", ODD, database=NAME) == []
+    granted = "SELECT relacl FROM pg_class WHERE oid = 'shop.orders'::regclass"
+    assert "acme" not in str(server.sql(granted, database=NAME))
