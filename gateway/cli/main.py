@@ -12,10 +12,16 @@ from pathlib import Path
 import click
 
 from gateway.cli.channel import channel
+from gateway.cli.check import check
 from gateway.cli.connection import connect, disconnect
 from gateway.cli.errors import told
+from gateway.cli.explain import explain
+from gateway.cli.pki import pki
+from gateway.cli.sessions import sessions
 from gateway.cli.settings import Installation
+from gateway.cli.share import share
 from gateway.cli.thing import thing
+from gateway.cli.token import token
 
 NAME = "securegw"
 
@@ -35,21 +41,21 @@ class Frame(click.Group):
     metavar="INI",
     help="The gateway's configuration. Default: $SECUREGW_CONFIG, else conf/gw.ini, else gw.ini in this folder.",
 )
+@click.version_option(package_name=NAME)
 @click.pass_context
 def securegw(ctx: click.Context, config: str | None) -> None:
-    """Things, the channels that they talk through, and who may do what in which.
+    """What a gateway's operator does: certificates, tokens, things and shares, and a look at what it decides.
 
-    A thing is a device or a program: it has a name, an id, and a secret key that nobody is shown twice. A channel is
-    what messages go through. A connection lets one thing publish to one channel, subscribe to it, or both. The gateway
-    knows of a change within a second, without a restart.
+    All of it is about the gateway of one configuration, and each command says with --help what it takes, with
+    examples. What takes something away (revoke, disable, kill) ends the live sessions that it concerns.
 
     \b
     Examples:
-      securegw thing create boiler
-      securegw channel create heating
-      securegw connect boiler heating --no-subscribe
-      securegw thing disable boiler
-      securegw thing import fleet.csv --keys-out fleet-keys.csv
+      securegw pki ca && securegw pki server --dns gateway.example
+      securegw token issue --key issuer.key --sub alice --ttl 8h
+      securegw thing create boiler --key-out boiler.secret
+      securegw check
+      securegw sessions list
 
     \b
     Completion, as a line of ~/.bashrc or ~/.zshrc:
@@ -59,7 +65,7 @@ def securegw(ctx: click.Context, config: str | None) -> None:
     ctx.obj = Installation(config, os.environ, Path.cwd())
 
 
-for _command in (thing, channel, connect, disconnect):
+for _command in (thing, channel, connect, disconnect, pki, token, share, check, explain, sessions):
     securegw.add_command(_command)
 
 

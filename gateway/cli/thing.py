@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gateway.cli.bulk import export, import_
-from gateway.cli.files import read_key
+from gateway.cli.files import private, read_key
 from gateway.cli.namesakes import warn_of_namesakes
-from gateway.cli.options import as_json, confirm, key_file, yes
+from gateway.cli.options import as_json, confirm, force, key_file, yes
 from gateway.cli.output import compact, listed, note, printable, record, say, write
 from gateway.cli.records import other_end, thing_fields, thing_page, thing_table
 from gateway.cli.settings import Installation
@@ -17,6 +19,11 @@ from gateway.cli.strict_json import json_object
 
 if TYPE_CHECKING:
     from gateway.registry.ledger import Ledger, ThingRecord
+
+
+key_out = click.option(
+    "--key-out", metavar="FILE", help="Write the new key to this file (0600) and not to standard output."
+)
 
 
 @click.group()
@@ -31,17 +38,27 @@ def thing() -> None:
 @click.argument("name")
 @click.option("--id", "uuid", metavar="UUID", help="Its id, instead of a random one.")
 @key_file
+@key_out
+@force
 @click.option("--metadata", metavar="JSON", default="{}", help="A JSON object of your own, kept with it.")
 @as_json
 @click.pass_obj
 def create(
-    installation: Installation, name: str, uuid: str | None, key_file: str | None, metadata: str, as_json: bool
+    installation: Installation,
+    name: str,
+    uuid: str | None,
+    key_file: str | None,
+    key_out: str | None,
+    force: bool,
+    metadata: str,
+    as_json: bool,
 ) -> None:
     """Make a thing, and print its key, this once.
 
     \b
     Examples:
       securegw thing create boiler
+      securegw thing create boiler --key-out boiler.secret
       securegw thing create boiler --metadata '{"room": "cellar"}' --json
       securegw thing create boiler --key-file - < boiler.secret
     """
@@ -49,11 +66,13 @@ def create(
         about = json_object(metadata)
     except ValueError as error:
         raise click.BadParameter(f"{error}", param_hint="--metadata") from None
-    given = None if key_file is None else read_key(key_file)
-    with installation.ledger() as ledger:
-        warn_of_namesakes(ledger.thing, "thing", name)
-        made, key = ledger.create_thing(name, id=uuid, key=given, metadata=about)
-    _hand_over(made, None if given else key, as_json)
+
+    def make(key: str | None) -> tuple[ThingRecord, str]:
+        with installation.ledger() as ledger:
+            warn_of_namesakes(ledger.thing, "thing", name)
+            return ledger.create_thing(name, id=uuid, key=key, metadata=about)
+
+    _with_key(make, key_file, key_out, force, as_json)
 
 
 @thing.command("list")
@@ -107,17 +126,23 @@ def enable(installation: Installation, thing: str, as_json: bool) -> None:
 @thing.command("rotate-key")
 @click.argument("thing")
 @key_file
+@key_out
+@force
 @as_json
 @click.pass_obj
-def rotate_key(installation: Installation, thing: str, key_file: str | None, as_json: bool) -> None:
+def rotate_key(
+    installation: Installation, thing: str, key_file: str | None, key_out: str | None, force: bool, as_json: bool
+) -> None:
     """Give a thing another key, and print it, this once.
 
     Its old key counts no more, nor do certificates that carry it; its live sessions end.
     """
-    given = None if key_file is None else read_key(key_file)
-    with installation.ledger() as ledger:
-        changed, key = ledger.rotate_key(thing, given)
-    _hand_over(changed, None if given else key, as_json)
+
+    def change(key: str | None) -> tuple[ThingRecord, str]:
+        with installation.ledger() as ledger:
+            return ledger.rotate_key(thing, key)
+
+    _with_key(change, key_file, key_out, force, as_json)
 
 
 @thing.command()
@@ -140,6 +165,33 @@ def delete(installation: Installation, thing: str, yes: bool, as_json: bool) -> 
 
 thing.add_command(import_)
 thing.add_command(export)
+
+
+def _with_key(
+    change: Callable[[str | None], tuple[ThingRecord, str]],
+    key_file: str | None,
+    key_out: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """change: makes the registry know that key, or a new one, which it answers with the thing."""
+    if key_file is not None and key_out is not None:
+        raise click.UsageError("--key-out is for a new key, and --key-file gives one that you have")
+    if key_out is None:
+        given = None if key_file is None else read_key(key_file)
+        one, key = change(given)
+        _hand_over(one, None if given else key, as_json)
+        return
+    from gateway.registry.records import new_key  # noqa: PLC0415 - a shell that completes a word does not wait for this
+
+    # In its file before the registry hears of it, so that it cannot be lost.
+    with private(Path(key_out), force) as draft:
+        key = new_key()
+        write([key], draft.file)
+        draft.keep()
+        one, _ = change(key)
+    _hand_over(one, None, as_json)
+    note(f"Its key is in {key_out}.")
 
 
 def _hand_over(one: ThingRecord, key: str | None, as_json: bool) -> None:

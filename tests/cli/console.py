@@ -7,9 +7,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import click
 from click.testing import CliRunner, Result
 
-from gateway.cli.main import NAME, securegw
+from gateway.cli.main import NAME, Frame, securegw
 from gateway.registry.ledger import Ledger, open_ledger
 from gateway.registry.settings import RegistrySettings
 
@@ -24,6 +25,12 @@ settings = RegistrySettings(Path(sys.argv.pop(1)))
 Installation.registry = lambda _: settings
 main()
 """
+
+
+def framed(command: click.Command) -> Frame:
+    """That command alone, with an installation of the test's own. Whoever first asks a command for its help settles by
+    which words that is done, so these have to be the real ones."""
+    return Frame(NAME, commands=[command], context_settings=securegw.context_settings)
 
 
 @dataclass(frozen=True, slots=True)

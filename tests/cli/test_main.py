@@ -45,11 +45,19 @@ def module(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def test_it_has_these_commands() -> None:
     assert {
-        " ".join(words) for words in commands(securegw) if len(words) != 1 or words[0] in ("connect", "disconnect")
+        " ".join(words)
+        for words in commands(securegw)
+        if len(words) != 1 or words[0] in ("check", "connect", "disconnect")
     } == {
         "",
+        "check",
         "connect",
         "disconnect",
+        *(f"explain {name}" for name in ("http", "mqtt", "postgres", "tunnel")),
+        *(f"pki {name}" for name in ("ca", "client", "crl", "list", "renew", "revoke", "server", "sign", "thing")),
+        *(f"sessions {name}" for name in ("counters", "drain", "kill", "list", "reload")),
+        *(f"share {name}" for name in ("check", "create", "list", "revoke")),
+        *(f"token {name}" for name in ("inspect", "issue", "keygen", "revoke", "verify")),
         *(f"channel {name}" for name in ("create", "delete", "list", "show")),
         *(
             f"thing {name}"
@@ -203,6 +211,21 @@ def test_the_registry_is_the_one_of_the_configuration(tmp_path: Path) -> None:
     done = module("-c", str(tmp_path / "other.ini"), "thing", "list")
     assert done.returncode == 1
     assert "other.ini: [registry] database is not given" in done.stderr
+
+
+def test_an_ini_with_a_registry_alone_will_do(tmp_path: Path) -> None:
+    """For whoever may write what the gateways may only read."""
+    registry = "[registry]\ndatabase = things.sqlite\n"
+    (tmp_path / "gw.ini").write_text(registry)
+    done = module("-c", str(tmp_path / "gw.ini"), "thing", "create", "boiler")
+    assert (done.returncode, (tmp_path / "things.sqlite").exists()) == (0, True)
+    for more in ("stale_after = never\n", "[limit]\n", "[tls]\nmin_version = 9\n"):
+        (tmp_path / "gw.ini").write_text(registry + more)
+        done = module("-c", str(tmp_path / "gw.ini"), "thing", "list")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "nothing would listen" not in done.stderr
+    (tmp_path / "gw.ini").write_text("[limits]\n")
+    assert "nothing would listen" in module("-c", str(tmp_path / "gw.ini"), "thing", "list").stderr
 
 
 def test_the_quickstarts_registry_is_in_its_folder(tmp_path: Path) -> None:

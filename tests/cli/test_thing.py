@@ -56,6 +56,37 @@ def test_a_key_of_its_own_comes_from_a_file_or_standard_input_and_is_not_printed
         assert ledger.thing("boiler").key_sha256 == hashed(KEY)
 
 
+@pytest.mark.parametrize("command", [("create", "boiler"), ("rotate-key", "boiler")])
+def test_a_new_key_goes_to_a_file_that_only_its_owner_reads(console: Console, command: tuple[str, str]) -> None:
+    if command[0] == "rotate-key":
+        console.ok("thing", "create", "boiler")
+    result = console.run("thing", *command, "--key-out", "boiler.secret")
+    key = Path("boiler.secret").read_text().removesuffix("\n")
+    assert (result.exit_code, Path("boiler.secret").stat().st_mode & 0o777) == (0, 0o600)
+    assert key not in result.output
+    assert "boiler.secret" in result.stderr
+    with console.ledger() as ledger:
+        assert ledger.thing("boiler").key_sha256 == hashed(key)
+
+
+def test_a_key_file_that_is_there_is_not_replaced_and_nothing_is_made(console: Console) -> None:
+    Path("boiler.secret").write_text("old")
+    assert "--force" in console.refused("thing", "create", "boiler", "--key-out", "boiler.secret")
+    assert Path("boiler.secret").read_text() == "old"
+    assert console.json("thing", "list") == []
+    console.ok("thing", "create", "boiler", "--key-out", "boiler.secret", "--force")
+    assert Path("boiler.secret").read_text() != "old"
+
+
+def test_a_key_that_the_registry_refuses_leaves_no_file(console: Console) -> None:
+    console.refused("thing", "rotate-key", "nobody", "--key-out", "key")
+    assert list(Path().iterdir()) == []
+
+
+def test_a_key_that_one_has_goes_nowhere(console: Console) -> None:
+    console.refused("thing", "create", "boiler", "--key-file", "-", "--key-out", "key", stdin=KEY, status=2)
+
+
 def test_no_key_is_ever_an_argument(console: Console) -> None:
     for command in ("create", "rotate-key"):
         assert "No such option" in console.refused("thing", command, "boiler", "--key", KEY, status=2)
