@@ -80,10 +80,10 @@ def create(
     letters, digits and _.
 
     ROLE is a superuser, or has CREATEROLE, owns the database and may pass on SELECT on what is read. A second call with
-    the same words changes nothing.
+    the same words leaves the share as it is.
 
     What PostgreSQL gives to everybody (PUBLIC), the partner has too: it cannot be taken from one role. What there is of
-    that is told, with the SQL that takes it away; --close-public runs that SQL, for everybody in this database.
+    that is told, with the SQL that takes it away; --close-public runs that SQL, also for a share that is there already.
 
     \b
     Examples:
@@ -146,7 +146,7 @@ def _read_query(path: str) -> str:
 # --- making it --------------------------------------------------------------------------------------------------------
 
 
-class _Unchanged(Exception):
+class _ThereAlready(Exception):
     """Ends the writing of a password that nobody will have."""
 
     def __init__(self, made: Made) -> None:
@@ -174,12 +174,12 @@ def _create(target: Target, wanted: Share, replace: bool, close_public: bool) ->
 
             made = target.perform(wanted.database, Creation(wanted, password, keep, replace, close_public).run)
             if made.password is None:
-                raise _Unchanged(made)
+                raise _ThereAlready(made)
             return made
-    except _Unchanged as unchanged:
+    except _ThereAlready as there:
         if not taken:
             note(f"Warning: {path} is gone; --replace makes another password, and the file.")
-        return unchanged.made
+        return there.made
 
 
 def _reload(installation: Installation) -> None:
@@ -212,22 +212,35 @@ def _tell(target: Target, made: Made, as_json: bool) -> None:
 
     share = made.record.share
     if as_json:
-        found = {"name": share.name, "changed": made.password is not None, **target.lines(share, made.address)}
-        write([compact(found | {"open": [_finding_fields(one) for one in made.open]})])
+        changed = made.password is not None or bool(made.closed)
+        found = {"name": share.name, "changed": changed, **target.lines(share, made.address)}
+        findings = {"open": made.open, "closed": made.closed}
+        write([compact(found | {key: [*map(_finding_fields, every)] for key, every in findings.items()})])
     else:
         write(_shown(target, share, made.address))
-    done = "is made" if made.password is not None else "is there already, just like that: nothing was changed"
-    note(f"The share {share.name} {done}. Add these lines, and reload both; then securegw share check {share.name}.")
+    note(f"The share {share.name} {_done(made)}.")
+    note(f"Add these lines, and reload both; then securegw share check {share.name}.")
     user = f"as the user {share.subject}, with its token as the password"
     note(f"The partner reads {spelled(share.name, share.name)} in the database {share.database}, {user}.")
+    _tell_beyond(made)
+
+
+def _done(made: Made) -> str:
+    if made.password is not None:
+        return "is made"
+    return "is there already, just like that" + ("" if made.closed else ": nothing was changed")
+
+
+def _tell_beyond(made: Made) -> None:
+    """What the partner can do besides, and what it cannot any more."""
+    for one in made.closed:
+        note(f"{one.what} is taken from PUBLIC now.")
     if made.open:
         note("The partner can do more than read the view:")
     for one in made.open:
         note(f"  {one.what}: {one.got}" + (f"; to end it: {one.remedy.string};" if one.remedy else ""))
     if any(one.remedy for one in made.open):
-        note(
-            "What PUBLIC has, other roles may need: grant it to them first. --close-public --replace runs these lines."
-        )
+        note("What PUBLIC has, other roles may need: grant it to them first. --close-public runs these lines.")
 
 
 def _finding_fields(one: Finding) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 # Where PostgreSQL's own tools look first; every server has it.
-MAINTENANCE = "postgres"
-
+MAINTENANCE: Final = "postgres"
 
 maintenance = click.option(
     "--database",

@@ -36,7 +36,8 @@ def revoke(installation: Installation, /, *, name: str, who: Who, database: str,
     take out what is printed, and call this again.
 
     From the first moment nobody logs in with it any more. If the rest fails, because somebody put something else into
-    its schema, say, that is told, and it can be called again. Where there is no such share nothing is done.
+    its schema, say, that is told, and it can be called again. Where there is no such share there is
+    only that file to delete.
     """
     target = Target.of(installation, who)
     ended = _end(target, name, database, yes)

@@ -158,8 +158,12 @@ def _outcome(
         outcomes.append(outcome)
         reactor.stop()
 
+    def interrupt() -> None:
+        doing[0].cancel()
+
     reactor.callWhenRunning(begin)
-    with _interrupted_by_sigint(lambda: reactor.callFromThread(doing[0].cancel)):
+    # By the reactor, which does nothing before `begin`.
+    with _interrupted_by_sigint(lambda: reactor.callFromThread(interrupt)):
         reactor.run(installSignalHandlers=False)
     (outcome,) = outcomes
     return outcome

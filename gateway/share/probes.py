@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Final
 
 import psycopg2
+from psycopg2.errorcodes import INSUFFICIENT_PRIVILEGE, OBJECT_NOT_IN_PREREQUISITE_STATE
 from psycopg2.extensions import connection as Connection  # noqa: N812 - it is a class
 from psycopg2.sql import SQL, Composable
 
@@ -24,9 +25,8 @@ from gateway.share.statements import SETTINGS, view_of
 from gateway.share.survey import Relation, Survey
 from gateway.share.tried import Tried, Verdict, together
 
-_INSUFFICIENT_PRIVILEGE: Final = "42501"
 # A view that cannot be written to at all, as that of a query with GROUP BY (manual, CREATE VIEW, "Updatable Views").
-_NO_TARGET: Final = "55000"
+_NO_TARGET: Final = OBJECT_NOT_IN_PREREQUISITE_STATE
 
 _REFUSED: Final = "refused"
 
@@ -41,7 +41,7 @@ class Probe:
     group: str
     what: str
     sql: Composable
-    codes: frozenset[str] = frozenset({_INSUFFICIENT_PRIVILEGE})
+    codes: frozenset[str] = frozenset({INSUFFICIENT_PRIVILEGE})
     known: bool = False
 
 
@@ -135,10 +135,10 @@ def _reads(relations: list[Relation]) -> Iterator[Probe]:
 
 def _writes(group: str, relations: list[Relation]) -> Iterator[Probe]:
     """None of them touches a row, even where it is allowed."""
-    codes = frozenset({_INSUFFICIENT_PRIVILEGE, _NO_TARGET})
+    codes = frozenset({INSUFFICIENT_PRIVILEGE, _NO_TARGET})
     for one in relations:
         where, target = spelled(one.schema, one.name), SQL("{}.{}").format(Name(one.schema), Name(one.name))
-        own = codes if one.kind == "v" else frozenset({_INSUFFICIENT_PRIVILEGE})
+        own = codes if one.kind == "v" else frozenset({INSUFFICIENT_PRIVILEGE})
         yield Probe(group, f"INSERT: {where}", SQL("INSERT INTO {} SELECT WHERE false").format(target), own)
         yield Probe(group, f"DELETE: {where}", SQL("DELETE FROM {} WHERE false").format(target), own)
         if one.column is not None:

@@ -1,4 +1,7 @@
-"""Making, finding and taking away shares in the upstream's database, each in one transaction.
+"""Making, finding and taking away shares in the upstream's database.
+
+A share is made in one transaction. Before it is taken away it is shut in one of its own: whatever fails then, nobody
+logs in any more.
 
 Owns what may take whose place. Refuses names that others use, and to change a share that is there without being asked:
 what a partner may read is never a by-product.
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from psycopg2.errorcodes import INSUFFICIENT_PRIVILEGE, INTERNAL_ERROR, LOCK_NOT_AVAILABLE
 from psycopg2.sql import SQL, Composable
 
 from gateway.share import statements
@@ -22,9 +26,8 @@ from gateway.share.share import Record, Share, ShareError, read_record
 
 OLDEST: Final = 130_000
 
-_INSUFFICIENT_PRIVILEGE: Final = "42501"
 # A partner may alter its own role (its password, its settings): so it can lock it, or change it before we do.
-_BUSY: Final = frozenset({"55P03", "XX000"})
+_BUSY: Final = frozenset({LOCK_NOT_AVAILABLE, INTERNAL_ERROR})
 # Its sessions are ended before each: it would have to be back, and first, every time.
 _TRIES: Final = 10
 _SHUT_TIMEOUT: Final = SQL("SET LOCAL lock_timeout = '500ms'")
@@ -84,19 +87,22 @@ WHERE usesysid = (SELECT oid FROM pg_roles WHERE rolname = %(name)s)
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What is there now. password: of the role's login, None if nothing was changed. open: what PUBLIC, or somebody's
-    grant, lets the role do beyond its view. address: where the server sees us come from; None: over a Unix socket."""
+    """What is there now. password: of the role's login, None if the share was there already. open: what PUBLIC, or
+    somebody's grant, lets the role do beyond its view. closed: what PUBLIC does not have any more. address: where the
+    server sees us come from; None: over a Unix socket."""
 
     record: Record
     password: str | None
     open: tuple[Finding, ...]
+    closed: tuple[Finding, ...]
     address: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """password: that the role will have. keep: called once all is done but for COMMIT, with whatever must outlast it.
-    replace: another share of that name gives way. close_public: what PUBLIC has beyond the view is taken from it."""
+    """password: that the role will have. keep: called once a share is made but for COMMIT, with whatever must outlast
+    it. replace: another share of that name gives way. close_public: what PUBLIC has beyond the view is taken from it,
+    also where the share is there already."""
 
     share: Share
     password: str
@@ -107,23 +113,25 @@ class Creation:
     async def run(self, admin: Administrator) -> Made:
         _check_version(admin)
         await admin.run(SQL("BEGIN"))
-        before = await _found(admin, self.share.name)
+        before = await record(admin, self.share.name)
         if before is not None and not self.replace:
-            differences = self.share.differences(before.share)
-            if differences:
-                raise ShareError(f"there is a share {self.share.name} already, but its {'; its '.join(differences)}")
-            return Made(before, None, await findings(admin, before), await _address(admin))
-        if before is not None:
-            await _shut(admin, before.share)
-            await _drop(admin, before.share)
-        await self._check_free(admin)
-        record = await self._create(admin)
-        await self._close_public(admin, record)
-        left = await findings(admin, record)
-        address = await _address(admin)
-        self.keep()
+            self._check_same(before)
+            made = await self._made(admin, before, None)
+        else:
+            if before is not None:
+                await _shut(admin, before.share)
+                await _drop(admin, before.share)
+            await self._check_free(admin)
+            made = await self._made(admin, await self._create(admin), self.password)
+            self.keep()
         await admin.run(SQL("COMMIT"))
-        return Made(record, self.password, left, address)
+        return made
+
+    def _check_same(self, before: Record) -> None:
+        differences = "; its ".join(self.share.differences(before.share))
+        if differences:
+            told = f"there is a share {self.share.name} already, but its {differences}"
+            raise ShareError(f"{told}; --replace puts this one in its place")
 
     async def _check_free(self, admin: Administrator) -> None:
         taken = await admin.rows(_TAKEN, {"name": self.share.name, "owner": self.share.owner})
@@ -136,24 +144,27 @@ class Creation:
             await _explained(admin, statement)
         await _check_readable(admin, share)
         ((by,),) = await admin.rows("SELECT session_user::text")
-        record = Record(share, await digest(admin, share.name), datetime.now(UTC).isoformat(timespec="seconds"), by)
-        for statement in statements.record(share, record.comment()):
+        made = Record(share, await digest(admin, share.name), datetime.now(UTC).isoformat(timespec="seconds"), by)
+        for statement in statements.record(share, made.comment()):
             await admin.run(statement)
-        return record
+        return made
 
-    async def _close_public(self, admin: Administrator, record: Record) -> None:
-        if not self.close_public:
-            return
-        for finding in await findings(admin, record):
-            if finding.remedy is not None:
-                await admin.run(finding.remedy)
+    async def _made(self, admin: Administrator, there: Record, password: str | None) -> Made:
+        """With PUBLIC closed, if that is wanted: as far as we may, for a REVOKE beyond that is only a warning."""
+        found = left = await findings(admin, there)
+        if self.close_public:
+            for remedy in (one.remedy for one in found if one.remedy is not None):
+                await admin.run(remedy)
+            left = await findings(admin, there)
+        closed = tuple(one for one in found if one.remedy is not None and one not in left)
+        return Made(there, password, left, closed, await _address(admin))
 
 
 async def _explained(admin: Administrator, statement: Composable) -> None:
     try:
         await admin.run(statement)
     except Refused as error:
-        if error.sqlstate != _INSUFFICIENT_PRIVILEGE:
+        if error.sqlstate != INSUFFICIENT_PRIVILEGE:
             raise
         raise ShareError(f"{error}; {_IT_TAKES}") from error
 
@@ -166,14 +177,11 @@ async def _check_readable(admin: Administrator, share: Share) -> None:
 async def records(admin: Administrator) -> list[Record]:
     """Every share in the server, by name."""
     found = [read_record(comment, role) for role, comment in await admin.rows(_RECORDS, {"name": None})]
-    return [record for record in found if record is not None]
+    return [one for one in found if one is not None]
 
 
 async def record(admin: Administrator, name: str) -> Record | None:
-    return await _found(admin, name)
-
-
-async def _found(admin: Administrator, name: str) -> Record | None:
+    """Of the share of that name, in whichever database it is; None: there is none."""
     for role, comment in await admin.rows(_RECORDS, {"name": name}):
         return read_record(comment, role)
     return None
@@ -183,7 +191,7 @@ async def revoke(admin: Administrator, name: str) -> Record | None:
     """What was taken away; None if there is no such share. From the first moment nobody logs in any more, even if what
     follows fails."""
     _check_version(admin)
-    found = await _found(admin, name)
+    found = await record(admin, name)
     if found is None:
         return None
     await admin.run(SQL("BEGIN"))

@@ -118,7 +118,7 @@ def _check_source(source: Table | Query) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """definition: SHA-256 of the view's definition as the server told it. made: a moment as in ISO 8601. by: a role."""
+    """definition: the digest of what the view is (gateway.share.definition). made: as in ISO 8601. by: a role."""
 
     share: Share
     definition: str

@@ -90,17 +90,24 @@ def desk(tmp_path: Path) -> Desk:
     return found
 
 
-@pytest.fixture
-def office(desk: Desk, embedded_postgres: PostgresServer) -> Iterator[Desk]:
-    """With a database to share from, and no share left afterwards."""
+@pytest.fixture(scope="module")
+def database(embedded_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """The server, with something to share from."""
     make_database(embedded_postgres)
-    found = Desk(desk.folder, f"{embedded_postgres.folder}:{embedded_postgres.port}")
+    yield embedded_postgres
+    drop_database(embedded_postgres)
+
+
+@pytest.fixture
+def office(desk: Desk, database: PostgresServer) -> Iterator[Desk]:
+    """With that server, and no share left afterwards, nor anything closed."""
+    found = Desk(desk.folder, f"{database.folder}:{database.port}")
     found.write()
     yield found
     found.write()
     for one in found.json("list"):
         found.ok("revoke", one["name"], "--yes")
-    drop_database(embedded_postgres)
+    database.sql(f"GRANT TEMPORARY ON DATABASE {DATABASE} TO PUBLIC")
 
 
 # --- without a database -----------------------------------------------------------------------------------------------
@@ -232,10 +239,30 @@ def test_the_password_is_in_its_file_alone(office: Desk) -> None:
 def test_what_everybody_may_is_told_with_its_remedy(office: Desk) -> None:
     told = office.ok(*CREATE, *TABLE).stderr
     assert f"TEMPORARY on the database {DATABASE}: PUBLIC has it; to end it: REVOKE TEMPORARY" in told
-    assert "--close-public --replace" in told
+    assert "--close-public runs these lines" in told
     closed = office.ok(*CREATE, *TABLE, "--replace", "--close-public").stderr
     assert "REVOKE" not in closed
     assert "another password now" in closed
+    assert f"TEMPORARY on the database {DATABASE} is taken from PUBLIC now." in closed
+
+
+def test_it_is_taken_away_for_a_share_that_is_there_too(office: Desk) -> None:
+    office.ok(*CREATE, *TABLE)
+    path = office.folder / "shares" / "acme.password"
+    password = path.read_text()
+    closed = office.ok(*CREATE, *TABLE, "--close-public").stderr
+    assert f"TEMPORARY on the database {DATABASE} is taken from PUBLIC now." in closed
+    assert "nothing was changed" not in closed
+    again = office.json(*CREATE, *TABLE, "--close-public")
+    assert (again["changed"], again["closed"], again["open"]) == (False, [], [])
+    assert path.read_text() == password
+
+
+def test_what_a_call_has_taken_away_is_a_change(office: Desk) -> None:
+    office.ok(*CREATE, *TABLE)
+    found = office.json(*CREATE, *TABLE, "--close-public")
+    assert (found["changed"], found["open"]) == (True, [])
+    assert [one["what"] for one in found["closed"]] == [f"TEMPORARY on the database {DATABASE}"]
 
 
 def test_a_second_time_nothing_is_changed(office: Desk) -> None:
@@ -245,7 +272,9 @@ def test_a_second_time_nothing_is_changed(office: Desk) -> None:
     again = office.ok(*CREATE, *TABLE)
     assert "nothing was changed" in again.stderr
     assert path.read_text() == password
-    assert "its source" in office.refused(*CREATE, "--query", "SELECT 1")
+    told = office.refused(*CREATE, "--query", "SELECT 1")
+    assert "its source" in told
+    assert "--replace" in told
     office.ok(*CREATE, "--query", "SELECT 1", "--replace")
     assert path.read_text() != password
     path.unlink()

@@ -431,6 +431,29 @@ def test_what_cannot_be_tried_is_no_proof(shop: Shop) -> None:
     finally:
         shop.server.sql(f"ALTER ROLE acme PASSWORD '{stored}'")
     assert found.startswith("connect from 203.0.113.0: ")
+    assert "The gateway could not log in to the database" in found
+
+
+def test_before_the_ini_has_its_lines_nothing_is_proven(shop: Shop) -> None:
+    """Which rows say so, docs/share-a-view.md tells."""
+    with shop.configured(rules=""):
+        rule, connect = shop.loosened()
+    assert rule == f"rules of [postgres:main]: {PARTNER} from 203.0.113.0: refused"
+    assert connect.startswith("connect from 203.0.113.0: ")
+    assert "No rule allows this user, database and address" in connect
+    with shop.configured(rules=""):
+        shop.gateway.sections["postgres:main"]["rules"] = f"\n{shop.rule}"
+        shop.gateway.write_ini()
+        (not_reloaded,) = shop.loosened()
+    assert not_reloaded.split(" failed: ")[1] == connect.split(" failed: ")[1]
+    login = shop.gateway.sections.pop("login:acme")
+    try:
+        with shop.configured():
+            (connect,) = shop.loosened()
+            shop.gateway.sections["login:acme"] = login
+    finally:
+        shop.gateway.sections["login:acme"] = login
+    assert "The database cannot be reached" in connect
 
 
 def test_nobody_but_the_issuer_can_try(shop: Shop, tmp_path: Path) -> None:
@@ -439,8 +462,7 @@ def test_nobody_but_the_issuer_can_try(shop: Shop, tmp_path: Path) -> None:
     result = shop.run("check", "acme", *words)
     rows = json.loads(result.stdout)
     assert (result.exit_code, [row["verdict"] for row in rows if "with TLS" in row["tried"]]) == (1, [])
-    good = (tmp_path / "token").write_text(shop.gateway.token(PARTNER))
-    assert good
+    (tmp_path / "token").write_text(shop.gateway.token(PARTNER))
     assert shop.run("check", "acme", *words).exit_code == 0
 
 

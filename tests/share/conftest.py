@@ -10,6 +10,12 @@ from gateway.upstream import Login
 from tests.servers import PostgresServer
 from tests.share.databases import DBA_PASSWORD, NAME, ODD, Office, drop_database, make_database
 
+LEFT = """
+SELECT 'role ' || rolname FROM pg_roles WHERE rolname IN ('acme', 'acme_owner', %s, %s || '_owner')
+UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname IN ('acme', %s)
+UNION ALL SELECT relacl::text FROM pg_class WHERE oid = 'shop.orders'::regclass AND relacl::text LIKE '%%acme%%'
+"""
+
 
 @pytest.fixture(scope="module", params=["embedded-superuser", "embedded-dba", "debian-dba-tls"])
 def shared_office(request: pytest.FixtureRequest) -> Iterator[Office]:
@@ -29,11 +35,6 @@ def shared_office(request: pytest.FixtureRequest) -> Iterator[Office]:
 def office(shared_office: Office) -> Iterator[Office]:
     """There is no share, and afterwards nothing of one."""
     yield shared_office
-    for name in ("acme", ODD):
-        shared_office.revoke(name)
-    server = shared_office.server
-    left = "SELECT rolname FROM pg_roles WHERE oid > 16383 AND rolname NOT IN ('dba', 'alice')"
-    assert [name for (name,) in server.sql(left) if name.startswith(("acme", "par"))] == []
-    assert server.sql("SELECT 1 FROM pg_namespace WHERE nspname IN ('acme', %s)", ODD, database=NAME) == []
-    granted = "SELECT relacl FROM pg_class WHERE oid = 'shop.orders'::regclass"
-    assert "acme" not in str(server.sql(granted, database=NAME))
+    for record in shared_office.records():
+        shared_office.revoke(record.share.name)
+    assert shared_office.server.sql(LEFT, *[ODD] * 3, database=NAME) == []

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg2.sql import Composed
+from psycopg2.sql import SQL, Composed
 
 from gateway.embedded import Account
-from gateway.share import statements
+from gateway.share import provision, statements
 from gateway.share.share import Query, Share, Table
 from tests.servers import PostgresServer
 from tests.share.databases import NAME, Office, drop_database, make_database, partner, share_of
@@ -60,6 +60,7 @@ def test_nor_does_one_who_comes_back_just_then(office: Office, replace: bool, mo
         return shut(share)
 
     monkeypatch.setattr(statements, "shut", late)
+    monkeypatch.setattr(provision, "_SHUT_TIMEOUT", SQL("SET LOCAL lock_timeout = '50ms'"))
     if replace:
         office.create(share_of(), replace=True)
     else:
@@ -70,23 +71,24 @@ def test_nor_does_one_who_comes_back_just_then(office: Office, replace: bool, mo
 
 def test_nor_does_one_that_comes_back_again_and_again(office: Office) -> None:
     office.create(share_of())
-    came: list[int] = []
+    came = threading.Event()
 
     def stay() -> None:
         while True:
             try:
                 with partner(office) as session:
-                    came.append(session.info.backend_pid)
+                    came.set()
                     session.execute("BEGIN READ WRITE; ALTER ROLE acme PASSWORD 'mine'; SELECT pg_sleep(5)")
             except psycopg.Error as error:
-                if not came or any(word in str(error) for word in ("not permitted", "password", "does not exist")):
+                if not came.is_set() or any(
+                    word in str(error) for word in ("not permitted", "password", "does not exist")
+                ):
                     return
 
     partners = [threading.Thread(target=stay) for _ in range(3)]
     for one in partners:
         one.start()
-    while not came:
-        pass
+    assert came.wait(60)
     assert office.revoke() is not None
     for one in partners:
         one.join()
