@@ -6,6 +6,7 @@ Refuses to send a terminal what it would obey: names come from wherever things d
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -37,6 +38,9 @@ def write(lines: Iterable[str], out: BinaryIO | None = None) -> None:
     Raises OSError; what is left of the output is then dropped.
     """
     if out is None:
+        if not sys.stdout:
+            # Closed by whoever has called us (`>&-`); Python has none then.
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         with _dropping(sys.stdout.buffer) as stdout:
             write(lines, stdout)
         return

@@ -20,7 +20,9 @@ from gateway.cli.pki_options import (
     passphrase,
     passphrase_file,
     refusals,
+    replaced,
     signing,
+    tell_of,
     until,
     with_rsa,
 )
@@ -75,9 +77,9 @@ def ca(
 
     That is ca.crt, ca.key (0600), crl.pem and an index, in a folder for you alone (0700).
 
-    With a passphrase its key is of no use to whoever gets the file, and every command that signs asks for it. With
-    --permit-dns it can vouch for no DNS name beyond that domain, and for no IP address but those of --permit-ip; names
-    of clients, such as e-mail addresses and URIs, stay free.
+    With a passphrase its key is of no use to whoever gets the file, and every command that signs needs
+    --passphrase-file. With --permit-dns it can vouch for no DNS name beyond that domain, and for no IP address but
+    those of --permit-ip; names of clients, such as e-mail addresses and URIs, stay free.
 
     \b
     Examples:
@@ -189,5 +191,7 @@ def _make(
     word = passphrase(passphrase_file, one.key_file)
     wanted = order(kind, one)
     with signing(installation, directory, word) as (authority, issuer):
+        former = replaced(authority, wanted, directory, force)
         made = authority.sign(issuer, wanted, now(), new_key(with_rsa=with_rsa), force=force)
     Shown(directory, as_json).made(made)
+    tell_of(former, directory)

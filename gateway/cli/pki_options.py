@@ -5,7 +5,8 @@ Owns the way to the authority in its folder, and from its refusals to a person. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,16 +24,19 @@ from gateway.cli.running import TakenUp
 from gateway.cli.settings import Installation
 
 if TYPE_CHECKING:
-    from gateway.authority.authority import Authority, Made
+    from gateway.authority.authority import Authority, Made, Order
     from gateway.authority.certificates import Issuer
+    from gateway.authority.index import Record
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_USUAL: Final = "pki"
 
 # A century; dates end with the year 9999.
 _MAX_DAYS: Final = 36500
 
 directory = click.option(
-    "--dir", "directory", metavar="FOLDER", default="pki", show_default=True, help="The authority's folder."
+    "--dir", "directory", metavar="FOLDER", default=_USUAL, show_default=True, help="The authority's folder."
 )
 
 passphrase_file = click.option(
@@ -109,6 +113,36 @@ def signing(installation: Installation, directory: str, passphrase: bytes | None
     """The same, with its key. Raises Failure, OSError."""
     with authority(installation, directory) as found:
         yield found, found.issuer(passphrase)
+
+
+def replaced(authority: Authority, wanted: Order, directory: str, force: bool) -> tuple[Record, ...]:
+    """Those certificates of that name that are good now, and stay so beside the new one.
+
+    Raises Failure without force if NAME.crt has another common name: a renewed one would have that, too.
+    """
+    moment = now()
+    former = tuple(one for one in authority.index.records if one.name == wanted.name and one.live(moment))
+    for one in former:
+        if one.file and one.subject != wanted.shown and not force:
+            raise Failure(
+                f"{one.name}: has a certificate for {one.subject}, and a renewed one would be for that, too; --force "
+                f"makes one for {wanted.shown} in its place, and then `{_revocation(one, directory)}` takes the former "
+                "back"
+            )
+    return former
+
+
+def tell_of(former: Iterable[Record], directory: str) -> None:
+    for one in former:
+        end, command = until(one.end), _revocation(one, directory)
+        note(f"The former certificate stays good until {end}, unless it is revoked: {command}")
+
+
+def _revocation(one: Record, directory: str) -> str:
+    from gateway.authority.serials import serial_text  # noqa: PLC0415 - the same
+
+    elsewhere = () if directory == _USUAL else ("--dir", directory)
+    return shlex.join(("securegw", "pki", "revoke", serial_text(one.serial), *elsewhere))
 
 
 def tell(done: TakenUp) -> None:

@@ -19,7 +19,9 @@ from gateway.cli.pki_options import (
     passphrase,
     passphrase_file,
     refusals,
+    replaced,
     signing,
+    tell_of,
 )
 from gateway.cli.settings import Installation
 
@@ -78,9 +80,11 @@ def sign(
         request = read_request(read(file, MAX_REQUEST), file)
     wanted = order(kind, one, request, take_names=requested_names)
     with signing(installation, directory, word) as (authority, issuer):
+        former = replaced(authority, wanted, directory, force)
         made = authority.sign_request(issuer, wanted, now(), request.public_key, force=force)
     Shown(directory, as_json).made(made)
     _tell_of_the_rest(request, made.record.names)
+    tell_of(former, directory)
 
 
 def _tell_of_the_rest(request: Request, taken: tuple[str, ...]) -> None:

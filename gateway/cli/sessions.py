@@ -150,14 +150,17 @@ def drain(installation: Installation, yes: bool) -> None:
     As SIGTERM does: nobody is let in any more, and each session ends when it is at rest, or when the grace period of
     [gateway] shutdown_grace is over.
     """
-    if sys.stdin.isatty():
-        confirm("End the gateway?", yes)
     path, left = installation.control(), -1
+    if not yes and sys.stdin.isatty():
+        ask_for(path, control.AskCounters(), control.Counters)  # nobody is asked about one that is not there
+        confirm("End the gateway?", yes)
     for answer in follow(path, control.Drain()):
         now = expected(path, answer, control.Left).left
         if now != left:
+            note(f"{_counted(now, 'connection')} left")
+            if left < 0 < now:
+                note("Each ends when it is at rest, or when the grace period of [gateway] shutdown_grace is over.")
             left = now
-            note(f"{_counted(left, 'connection')} left")
     if left < 0:
         raise Failure(f"{path}: the gateway went away before it had answered")
     say("The gateway has ended.")

@@ -1,20 +1,21 @@
 """Which configuration a command is about, and the registry that it names.
 
-Owns the search for the INI. Refuses one that has any mistake, as the gateway itself does: it could be about another
-registry than the one that is meant.
+Owns the search for the INI, and which of its mistakes stop a command: those of the sections that it uses, or all of
+them where it uses the whole. Refuses to guess: where the section that is meant is not there, any mistake could be why.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.cli.errors import Failure
-from gateway.errors import Problems
+from gateway.cli.output import note
+from gateway.errors import ConfigError, Problems
 
 if TYPE_CHECKING:
     from gateway.registry.ledger import Ledger
@@ -56,11 +57,13 @@ class Installation:
 
     def configuration(self) -> tuple[Path, Config]:
         """The INI and what it says, without what the quickstart would complete. Raises Failure, ConfigError."""
-        path, config, problems = self._load()
+        path, config, problems = self.read()
         problems.raise_if_any()
         return path, config
 
-    def _load(self) -> tuple[Path, Config, Problems]:
+    def read(self) -> tuple[Path, Config, Problems]:
+        """The same with whatever is wrong with it, for `insist`. Of a file that cannot be read as a whole nothing is
+        in the configuration. Raises Failure."""
         from gateway.config import load  # noqa: PLC0415 - a shell that completes a word does not wait for this
 
         path, problems = self.ini(), Problems()
@@ -71,7 +74,7 @@ class Installation:
         session can be killed while the INI is being edited. Raises Failure, ConfigError."""
         from gateway.upstream import MAX_SOCKET_PATH  # noqa: PLC0415 - nor for this
 
-        path, config, problems = self._load()
+        path, config, problems = self.read()
         if config.control is not None:
             return config.control
         if _is_registry_alone(config):
@@ -86,16 +89,18 @@ class Installation:
         return demo
 
     def registry(self) -> RegistrySettings:
-        """An INI without a listener will do, if that is all that is wrong with it: it is that of somebody who may
-        write the registry, where the gateways may only read it. Raises Failure, ConfigError."""
+        """Whatever is wrong with other sections: a thing can be disabled while the INI is being edited. An INI without
+        a listener will do, too: it is that of somebody who may write the registry, where the gateways may only read it.
+        Raises Failure, ConfigError."""
         from gateway.registry.settings import RegistrySettings  # noqa: PLC0415 - nor for this
 
-        path, config, problems = self._load()
+        path, config, problems = self.read()
         if _is_registry_alone(config):
             problems.found = [one for one in problems.found if (one.section, one.key) != _NO_LISTENER]
-        problems.raise_if_any()
         if config.registry is not None:
+            insist(problems, ("registry",))
             return config.registry
+        problems.raise_if_any()
         if config.configured or config.quickstart_directory is None:
             raise Failure(f"{path}: [registry] database is not given, so the gateway knows no things")
         demo = config.quickstart_directory / _REGISTRY
@@ -113,6 +118,17 @@ class Installation:
                 yield ledger
         except LedgerError as error:
             raise Failure(str(error)) from error
+
+
+def insist(problems: Problems, sections: Collection[str]) -> None:
+    """Raises ConfigError for what is wrong with these sections; all else is one warning."""
+    ours = tuple(one for one in problems.found if one.section in sections)
+    others = [one for one in problems.found if one.section not in sections]
+    if others:
+        many = f"{len(others)} other mistake{'s' if len(others) > 1 else ''}"
+        note(f"Warning: the configuration has {many} (securegw check): {others[0]}")
+    if ours:
+        raise ConfigError(ours)
 
 
 def _is_registry_alone(config: Config) -> bool:

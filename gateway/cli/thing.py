@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gateway.cli.bulk import export, import_
-from gateway.cli.files import private, read_key
+from gateway.cli.errors import Failure
+from gateway.cli.files import STREAM, private, read_key
 from gateway.cli.namesakes import warn_of_namesakes
 from gateway.cli.options import as_json, confirm, force, key_file, yes
 from gateway.cli.output import compact, listed, note, printable, record, say, write
@@ -72,7 +75,7 @@ def create(
             warn_of_namesakes(ledger.thing, "thing", name)
             return ledger.create_thing(name, id=uuid, key=key, metadata=about)
 
-    _with_key(make, key_file, key_out, force, as_json)
+    _with_key(make, "was made, but its key", key_file, key_out, force, as_json)
 
 
 @thing.command("list")
@@ -142,7 +145,10 @@ def rotate_key(
         with installation.ledger() as ledger:
             return ledger.rotate_key(thing, key)
 
-    _with_key(change, key_file, key_out, force, as_json)
+    one = _with_key(change, "has a new key, but it", key_file, key_out, force, as_json)
+    file = key_out or (key_file if key_file != STREAM else None) or "FILE"
+    follows = shlex.join(("securegw", "pki", "thing", one.name, "--key-file", file, "--force"))
+    note(f"If its certificate carries its key (cn = key), it needs a new one: {follows}")
 
 
 @thing.command()
@@ -169,19 +175,22 @@ thing.add_command(export)
 
 def _with_key(
     change: Callable[[str | None], tuple[ThingRecord, str]],
+    became: str,
     key_file: str | None,
     key_out: str | None,
     force: bool,
     as_json: bool,
-) -> None:
-    """change: makes the registry know that key, or a new one, which it answers with the thing."""
+) -> ThingRecord:
+    """change: makes the registry know that key, or a new one, which it answers with the thing. became: the thing, where
+    the key is lost."""
     if key_file is not None and key_out is not None:
         raise click.UsageError("--key-out is for a new key, and --key-file gives one that you have")
     if key_out is None:
         given = None if key_file is None else read_key(key_file)
         one, key = change(given)
-        _hand_over(one, None if given else key, as_json)
-        return
+        with _shown(one, became) if given is None else nullcontext():
+            _hand_over(one, None if given else key, as_json)
+        return one
     from gateway.registry.records import new_key  # noqa: PLC0415 - a shell that completes a word does not wait for this
 
     # In its file before the registry hears of it, so that it cannot be lost.
@@ -190,8 +199,19 @@ def _with_key(
         write([key], draft.file)
         draft.keep()
         one, _ = change(key)
-    _hand_over(one, None, as_json)
     note(f"Its key is in {key_out}.")
+    _hand_over(one, None, as_json)
+    return one
+
+
+@contextmanager
+def _shown(one: ThingRecord, became: str) -> Iterator[None]:
+    """Raises Failure if that fails, also because nobody reads it any more: the key counts, and nobody has it."""
+    try:
+        yield
+    except OSError:
+        again = shlex.join(("securegw", "thing", "rotate-key", one.name))
+        raise Failure(f"{one.name} {became} could not be shown: {again}") from None
 
 
 def _hand_over(one: ThingRecord, key: str | None, as_json: bool) -> None:

@@ -13,9 +13,10 @@ import click
 from gateway.cli import files
 from gateway.cli.errors import Failure
 from gateway.cli.output import note
-from gateway.cli.settings import Installation
+from gateway.cli.settings import Installation, insist
 
 if TYPE_CHECKING:
+    from gateway.errors import Problems
     from gateway.settings import Config, JWTSettings
     from gateway.token_issuing import PrivateKey
 
@@ -89,9 +90,10 @@ def certificate(path: str) -> bytes:
 
 
 def section(installation: Installation, name: str | None) -> tuple[Config, JWTSettings]:
-    """The configuration, and its [jwt:NAME]. Raises Failure, ConfigError."""
-    path, config = installation.configuration()
-    found = _chosen(config, name)
+    """The configuration, and its [jwt:NAME], whatever is wrong with other sections: a token can be revoked while the
+    INI is being edited. Raises Failure, ConfigError."""
+    path, config, problems = installation.read()
+    found = _chosen(config, name, problems)
     if found is None:
         known = ", ".join(f"[jwt:{one}]" for one in config.jwt) or "no [jwt:NAME] at all"
         wanted = f"there is no [jwt:{name or 'main'}]" if name or not config.jwt else "say --jwt, for which of them"
@@ -107,10 +109,17 @@ def section_if_any(installation: Installation, name: str | None) -> JWTSettings 
         installation.ini()
     except Failure:
         return None
-    return _chosen(installation.configuration()[1], None)
+    _, config, problems = installation.read()
+    return _chosen(config, None, problems)
 
 
-def _chosen(config: Config, name: str | None) -> JWTSettings | None:
+def _chosen(config: Config, name: str | None, problems: Problems) -> JWTSettings | None:
+    """Raises ConfigError for what is wrong with that section, or could be it."""
+    found = config.jwt.get(name or "main")
+    if found is None and (not config.jwt or any(one.key == "section" for one in problems.found)):
+        problems.raise_if_any()
     if name is None and len(config.jwt) == 1:
-        return next(iter(config.jwt.values()))
-    return config.jwt.get(name or "main")
+        found = next(iter(config.jwt.values()))
+    if found is not None:
+        insist(problems, (f"jwt:{found.name}",))
+    return found

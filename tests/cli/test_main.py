@@ -219,13 +219,54 @@ def test_an_ini_with_a_registry_alone_will_do(tmp_path: Path) -> None:
     (tmp_path / "gw.ini").write_text(registry)
     done = module("-c", str(tmp_path / "gw.ini"), "thing", "create", "boiler")
     assert (done.returncode, (tmp_path / "things.sqlite").exists()) == (0, True)
-    for more in ("stale_after = never\n", "[limit]\n", "[tls]\nmin_version = 9\n"):
-        (tmp_path / "gw.ini").write_text(registry + more)
-        done = module("-c", str(tmp_path / "gw.ini"), "thing", "list")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "nothing would listen" not in done.stderr
+    assert done.stderr.startswith("Keep the key now")
+    (tmp_path / "gw.ini").write_text(f"{registry}stale_after = never\n")
+    done = module("-c", str(tmp_path / "gw.ini"), "thing", "list")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing would listen" not in done.stderr
     (tmp_path / "gw.ini").write_text("[limits]\n")
     assert "nothing would listen" in module("-c", str(tmp_path / "gw.ini"), "thing", "list").stderr
+
+
+REGISTRY = "[registry]\ndatabase = things.sqlite\n[tls]\ncertificate = a.crt\nkey = a.key\n[mqtt:main]\n"
+UPSTREAM = "[upstream:main]\nhosts = db.example\n"
+
+
+def test_a_mistake_elsewhere_does_not_keep_anybody_from_the_registry(tmp_path: Path) -> None:
+    """What takes something away has to work while somebody else is editing the file."""
+    path = tmp_path / "gw.ini"
+    path.write_text(REGISTRY)
+    assert module("-c", str(path), "thing", "create", "boiler").returncode == 0
+    path.write_text(f"{REGISTRY}{UPSTREAM}password_file = no.secret\n")
+    done = module("-c", str(path), "thing", "disable", "boiler")
+    assert (done.returncode, done.stdout.endswith("is disabled.\n")) == (0, True)
+    mistake = f"[upstream:main] password_file: {tmp_path / 'no.secret'}: No such file or directory"
+    assert done.stderr == f"Warning: the configuration has 1 other mistake (securegw check): {mistake}\n"
+    path.write_text(f"[nonsense]\n{REGISTRY}{UPSTREAM}password_file = no.secret\n")
+    told = module("-c", str(path), "thing", "list").stderr
+    assert told.startswith("Warning: the configuration has 2 other mistakes (securegw check): [nonsense] section: ")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "[registry]\ndatabase = things.sqlite\nstale_after = never\n[postgres:main]\n",
+        "[registry]\n[postgres:main]\n[limit]\n",
+        "[registry]\ndatabase = things.sqlite\ndatabase = things.sqlite\n[postgres:main]\n",
+        "[registry]\ndatabase = things.sqlite\n[limits]\n[limits]\n",
+        "[registry]\ndatabase = things.sqlite\n[limits]\nwhatever\n",
+        "[registri]\ndatabase = things.sqlite\n[postgres:main]\n[quickstart]\ndirectory = var\n",
+    ],
+)
+def test_a_mistake_that_could_mean_another_registry_is_refused(tmp_path: Path, mistake: str) -> None:
+    (tmp_path / "gw.ini").write_text(mistake)
+    (tmp_path / "var").mkdir()
+    for demo in (tmp_path, tmp_path / "var"):
+        (demo / "registry.sqlite").touch()
+    done = module("-c", str(tmp_path / "gw.ini"), "thing", "list")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Error: the configuration cannot be used:\n" in done.stderr
 
 
 def test_the_quickstarts_registry_is_in_its_folder(tmp_path: Path) -> None:

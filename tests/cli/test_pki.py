@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import click
@@ -203,6 +204,66 @@ def test_nothing_is_overwritten_without_force(pki: PKI) -> None:
     assert (pki.folder / "alice.crt").read_bytes() != before
     pki.write("pki/bob.key", "precious")
     assert "bob.key: exists" in pki.refused("client", "bob")
+
+
+def test_renewing_does_not_take_up_another_key(pki: PKI) -> None:
+    """Nor another name of any other kind: what would, and what is left of the former."""
+    pki.ok("ca")
+    serial = pki.json("thing", "boiler", "--key-file", "-", stdin=KEY)["serial"]
+    assert "`securegw pki renew boiler` makes its successor" in pki.refused(
+        "thing", "boiler", "--key-file", "-", stdin=KEY
+    )
+    before, after = (f"key:{sha256(key.encode()).hexdigest()[:16]}" for key in (KEY, KEY[::-1]))
+    told = pki.refused("thing", "boiler", "--key-file", "-", stdin=KEY[::-1])
+    assert told == (
+        f"Error: boiler: has a certificate for {before}, and a renewed one would be for that, too; --force makes one "
+        f"for {after} in its place, and then `securegw pki revoke {serial}` takes the former back\n"
+    )
+    pki.ok("thing", "boiler", "--key-file", "-", "--force", stdin=KEY[::-1])
+    assert "makes its successor" in pki.refused("thing", "boiler", "--key-file", "-", stdin=KEY[::-1])
+    assert f"has a certificate for {after}, and" in pki.refused("thing", "boiler", "--key-file", "-", stdin=KEY)
+    pki.write("a.csr", csr())
+    signed = pki.refused("sign", "a.csr", "--as", "thing", "--name", "boiler", "--id", ID)
+    assert "boiler.key: exists" in signed or f"for {ID} in its place" in signed
+
+
+def test_what_force_leaves_is_told(pki: PKI) -> None:
+    pki.ok("ca")
+    first = pki.json("client", "alice")["serial"]
+    second = pki.json("client", "alice", "--force")["serial"]
+    pki.ok("revoke", first)
+    result = pki.run("client", "alice", "--cn", "a", "--force")
+    assert "The former certificate stays good until " in result.stderr
+    assert f"unless it is revoked: securegw pki revoke {second}\n" in result.stderr
+    assert first not in result.stderr
+    assert "former" not in pki.run("client", "bob", "--force").stderr
+
+
+def test_what_is_left_to_do_names_another_folder(pki: PKI) -> None:
+    pki.ok("ca", "--dir", "of things")
+    serial = pki.json("client", "alice", "--dir", "of things")["serial"]
+    command = f"securegw pki revoke {serial} --dir 'of things'"
+    assert command in pki.refused("client", "alice", "--cn", "a", "--dir", "of things")
+    assert command in pki.run("client", "alice", "--force", "--dir", "of things").stderr
+
+
+def test_help_does_not_promise_a_question(pki: PKI) -> None:
+    assert "every command that signs needs --passphrase-file" in " ".join(pki.ok("ca", "--help").split())
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o644, True), (0o604, True)])
+def test_a_key_file_that_others_can_read(pki: PKI, mode: int, warned: bool) -> None:
+    pki.ok("ca")
+    secret = pki.here / pki.write("secret", KEY)
+    secret.chmod(mode)
+    result = pki.run("thing", "boiler", "--key-file", "secret")
+    assert (result.exit_code, "Warning: secret can be read by others" in result.stderr) == (0, warned)
+
+
+def test_a_key_that_the_registry_does_not_take(pki: PKI) -> None:
+    pki.ok("ca")
+    assert "a thing's key has at least 16 characters" in pki.refused("thing", "b", "--key-file", "-", stdin="k" * 15)
+    pki.ok("thing", "b", "--key-file", "-", stdin="k" * 16)
 
 
 @pytest.mark.parametrize(

@@ -259,8 +259,14 @@ def test_a_drain(gateway: Gateway, run: Run):
     asked = gateway([Left(2), Left(2), Left(1), Left(0)])
     result = run("drain")
     assert (result.exit_code, result.stdout) == (0, "The gateway has ended.\n")
-    assert result.stderr.splitlines() == ["2 connections left", "1 connection left", "0 connections left"]
+    waits = "Each ends when it is at rest, or when the grace period of [gateway] shutdown_grace is over."
+    assert result.stderr.splitlines() == ["2 connections left", waits, "1 connection left", "0 connections left"]
     assert asked == [control.Drain()]
+
+
+def test_a_drain_of_an_idle_gateway_waits_for_nobody(gateway: Gateway, run: Run):
+    gateway([Left(0)])
+    assert run("drain").stderr == "0 connections left\n"
 
 
 def test_a_drain_that_was_not_begun(gateway: Gateway, run: Run):
@@ -271,9 +277,18 @@ def test_a_drain_that_was_not_begun(gateway: Gateway, run: Run):
 
 @pytest.mark.usefixtures("on_a_terminal")
 def test_before_a_drain_the_person_is_asked(gateway: Gateway, run: Run):
-    gateway([Left(0)])
+    asked = gateway(Counters({}), Counters({}), [Left(0)], [Left(0)])
     assert run("drain", stdin="n\n").exit_code == 1
+    assert run("drain", stdin="y\n").exit_code == 0
     assert run("drain", "--yes").exit_code == 0
+    assert asked == [control.AskCounters(), control.AskCounters(), control.Drain(), control.Drain()]
+
+
+@pytest.mark.usefixtures("on_a_terminal")
+def test_nobody_is_asked_about_a_gateway_that_is_not_there(run: Run):
+    result = run("drain", stdin="y\n")
+    assert (result.exit_code, "End the gateway?" in result.output) == (1, False)
+    assert "nobody answers there" in result.stderr
 
 
 # --- what can go wrong ----------------------------------------------------------------------------------------------

@@ -157,6 +157,42 @@ def test_a_key_is_rotated(console: Console) -> None:
     assert console.json("thing", "show", "boiler")["key_sha256"] == hashed(KEY)
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_key_that_could_not_be_shown_is_no_success(console: Console, options: tuple[str, ...], closed: bool) -> None:
+    """Neither on a full disk nor for somebody who has stopped reading: nobody has the key, and it counts."""
+    again = b"securegw thing rotate-key 'the boiler'\n"
+    for command, told in (
+        ("create", b"Error: the boiler was made, but its key could not be shown: "),
+        ("rotate-key", b"Error: the boiler has a new key, but it could not be shown: "),
+    ):
+        done = into_nowhere(console.command("thing", command, "the boiler", *options), closed)
+        assert (done.returncode, done.stderr) == (1, told + again)
+    assert len(console.json("thing", "list")) == 1
+
+
+def into_nowhere(command: list[str], closed: bool) -> subprocess.CompletedProcess[bytes]:
+    """closed: a pipe that nobody reads; else a full disk."""
+    if closed:
+        ours, theirs = os.pipe()
+        os.close(ours)
+    else:
+        theirs = os.open("/dev/full", os.O_WRONLY)
+    try:
+        return subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=False)
+    finally:
+        os.close(theirs)
+
+
+def test_what_has_to_follow_a_new_key_is_told(console: Console) -> None:
+    assert "pki" not in console.run("thing", "create", "boiler").stderr
+    for options, file in ((), "FILE"), (("--key-out", "a key"), "'a key'"), (("--key-file", "-"), "FILE"):
+        told = console.run("thing", "rotate-key", "boiler", *options, stdin=KEY).stderr
+        assert f"(cn = key), it needs a new one: securegw pki thing boiler --key-file {file} --force\n" in told
+    Path("own").write_text(KEY[::-1])
+    assert "--key-file own --force\n" in console.run("thing", "rotate-key", "boiler", "--key-file", "own").stderr
+
+
 def test_a_name_that_several_have_is_answered_with_their_ids(console: Console) -> None:
     ids = [console.json("thing", "create", "boiler")["id"] for _ in range(2)]
     told = console.refused("thing", "disable", "boiler")
@@ -217,3 +253,10 @@ def test_a_second_one_of_a_name_is_made_with_a_word_about_it(console: Console) -
         assert "there is another thing named boiler now" in again.stderr
     console.run("channel", "create", "heating")
     assert "there is another channel named heating now" in console.run("channel", "create", "heating").stderr
+
+
+def test_without_any_standard_output_the_person_hears_that_the_key_is_lost(console: Console) -> None:
+    command = ["sh", "-c", '"$@" >&-', "sh", *console.command("thing", "create", "boiler")]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "rotate-key boiler" in done.stderr

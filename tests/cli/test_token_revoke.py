@@ -9,11 +9,11 @@ from pathlib import Path
 import jwt
 import pytest
 
-from gateway.cli.running import TakenUp
+from gateway.cli.running import TakenUp, take_up
 from gateway.cli.settings import Installation
 from gateway.token_issuing import KINDS, private_pem, public_pem
 from tests.cli.console import Console
-from tests.cli.tokens import claims, configure, issued
+from tests.cli.tokens import Sections, claims, configure, issued
 
 KEY, OTHER = KINDS["ed25519"](), KINDS["ed25519"]()
 
@@ -148,3 +148,50 @@ def test_where_no_gateway_runs_nothing_has_failed(console: Console, monkeypatch:
     monkeypatch.setattr("gateway.cli.token_revoke.take_up", lambda _: TakenUp(None, "Nobody was asked."))
     result = console.run("token", "revoke", "one", "--json")
     assert (result.exit_code, result.stderr, json.loads(result.stdout)["reloaded"]) == (0, "Nobody was asked.\n", None)
+
+
+# --- a configuration with mistakes ------------------------------------------------------------------------------------
+
+WRONG: Sections = {"upstream:main": {"hosts": "db.example", "password_file": "no.secret"}}
+OTHER_SECTION: Sections = {"jwt:other": {"public_keys": "issuer.pub", "revoked": "others.txt"}}
+
+
+def test_a_mistake_elsewhere_keeps_no_token_in_force(console: Console, reloads: list[str]) -> None:
+    configure(WRONG, revoked="revoked.txt")
+    result = console.run("token", "revoke", "one")
+    assert (result.exit_code, listed(), len(reloads)) == (0, ["# lost", "one"], 1)
+    warning, _ = result.stderr.splitlines()
+    assert warning.startswith("Warning: the configuration has 1 other mistake (securegw check): [upstream:main] passw")
+
+
+def test_a_mistake_elsewhere_is_told_by_the_reload(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cli.token_revoke.take_up", take_up)
+    configure(WRONG, revoked="revoked.txt")
+    result = console.run("token", "revoke", "one")
+    assert (result.exit_code, result.stdout, listed()) == (1, "The token one is revoked.\n", ["# lost", "one"])
+    assert "Error: what was changed is written, but not in force. " in result.stderr
+
+
+@pytest.mark.parametrize("more", [{"leeway": "long"}, {"public_keys": "no.pub"}, {"leewai": 1}])
+def test_a_mistake_in_the_section_that_is_meant(console: Console, reloads: list[str], more: dict[str, object]) -> None:
+    configure({"jwt:main": {"public_keys": "issuer.pub", "revoked": "revoked.txt", **more}})
+    assert "the configuration cannot be used:\n[jwt:main] " in console.refused("token", "revoke", "one")
+    assert (listed(), reloads) == (["# lost"], [])
+
+
+def test_the_only_section_need_not_be_the_one_that_is_meant(console: Console, reloads: list[str]) -> None:
+    """Where another cannot be read: it could be in the list of the wrong one."""
+    Path("others.txt").touch()
+    text = configure(OTHER_SECTION, revoked="revoked.txt").read_text()
+    Path("gw.ini").write_text(text.replace("[jwt:main]", "[jtw:main]"))
+    assert "[jtw:main] section: " in console.refused("token", "revoke", "one")
+    assert (Path("others.txt").read_text(), reloads) == ("", [])
+    console.ok("token", "revoke", "one", "--jwt", "other")
+    assert Path("others.txt").read_text() == "one\n"
+
+
+def test_a_file_that_cannot_be_read_as_a_whole(console: Console, reloads: list[str]) -> None:
+    with Path("gw.ini").open("a") as file:
+        file.write("[limits]\n[limits]\n")
+    assert "[limits] section: stands a second time" in console.refused("token", "revoke", "one")
+    assert (listed(), reloads) == (["# lost"], [])
