@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from gateway import named_files
 from gateway.errors import Problem, Problems
@@ -31,6 +31,14 @@ T = TypeVar("T")
 _PREFIX = "SECUREGW_"
 # It names the INI for the command `securegw` (`cli.settings`).
 _OF_THE_COMMAND = "SECUREGW_CONFIG"
+
+# Whoever says who may come in, or by whose word, means a gateway of his own, and not the quickstart's demonstration.
+_GUARDING: Final[Mapping[str, tuple[str, ...]]] = {
+    "route": ("upstream", "rules"),
+    "postgres": ("rules",),
+    "mqtt": ("topics", "rules"),
+    "jwt": ("public_keys", "jwks"),
+}
 
 _HEADING_OR_KEY = re.compile(r"\s*(?:\[[a-z]+(?::[^\]]*)?\]\Z|(?P<key>[a-z_]+)\s*=)")
 
@@ -181,10 +189,13 @@ class Reading:
     @property
     def configured(self) -> bool:
         """There is something to guard, so everything that guards it must be there too."""
-        routes = any(self.given(section, "upstream") for section, _ in self.named("route"))
-        mqtt = any(self._text(section, key) for section, _ in self.named("mqtt") for key in ("topics", "rules"))
         others = self.named("upstream") or self.named("tunnel") or self.given("registry", "database")
-        return bool(routes or mqtt or others)
+        return bool(others) or any(
+            self._text(section, key)
+            for kind, keys in _GUARDING.items()
+            for section, _ in self.named(kind)
+            for key in keys
+        )
 
     # --- what several sections share
 

@@ -316,7 +316,8 @@ class Gateway(service.Service):
         sys.stderr.write(f"[registry] database: {failure.getErrorMessage()}\n")
         # By itself twistd would end with status 0.
         self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
-        self._end()
+        # Not before it runs: as a daemon it has told nobody yet that it was started, and twistd would wait for that.
+        self._reactor.callWhenRunning(self._end)
 
     def _accepted(self, name: str) -> Callable[[socket.socket, Any], None]:
         def accepted(sock: socket.socket, peer: Any) -> None:

@@ -202,6 +202,7 @@ class Config:
     @property
     def configured(self) -> bool:
         """Something is to be guarded: this is not for the quickstart."""
-        web = any(route.upstream.addresses for route in self.routes)
+        web = any(route.upstream.addresses or route.admission.rules for route in self.routes)
         mqtt = any(one.topics.rules or one.admission.rules for one in self.mqtt)
-        return bool(self.upstreams or self.tunnels or web or mqtt or self.registry)
+        postgres = any(one.rules for one in self.postgres) or any(one.keys or one.jwks for one in self.jwt.values())
+        return bool(self.upstreams or self.tunnels or web or mqtt or postgres or self.registry)

@@ -36,7 +36,7 @@ from gateway.registry.settings import RegistrySettings
 from gateway.service import Gateway
 from gateway.session.health import Health
 from gateway.session.vocabulary import Dial, Event, Opened
-from gateway.settings import Config
+from gateway.settings import Config, JWTSettings
 from gateway.things import Unavailable
 from gateway.upstream import Address, ClientTLS, TLSMode, Upstream
 from gateway.wire.mqtt_packets import Connect, Reason, Version
@@ -125,6 +125,13 @@ class Site:
         path.write_text(ini(self.sections))
         return path
 
+    def guard_nothing(self) -> None:
+        """As the quickstart's INI does."""
+        for section in ("upstream:main", "jwt:main"):
+            del self.sections[section]
+        del self.sections["postgres:main"]["rules"]
+        self.write()
+
     def start(self, config: str | None = "gw.ini", **environ: str) -> Gateway:
         """As twistd would in that folder."""
         with pytest.MonkeyPatch.context() as patch:
@@ -149,8 +156,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_reload_without_any_upstream(site: Site, errors: list[str]) -> None:
     gateway = site.start()
-    del site.sections["upstream:main"]
-    site.write()
+    site.guard_nothing()
     assert not gateway.reload()
     assert errors == ["[upstream:main] hosts: to change to the quickstart needs a restart"]
     assert gateway._state.config.upstreams
@@ -527,7 +533,7 @@ class Demo:
 
     def complete(self, config: Config) -> Config:
         upstream = Upstream("main", (Address("/run/.s.PGSQL.5432", 0),), ClientTLS(TLSMode.DISABLE))
-        return replace(config, upstreams={"main": upstream})
+        return replace(config, upstreams={"main": upstream}, jwt={"main": JWTSettings("main", ())})
 
     def stop(self) -> None:
         self.stopped += 1
@@ -535,8 +541,7 @@ class Demo:
 
 @pytest.fixture
 def demo(site: Site, monkeypatch: pytest.MonkeyPatch) -> Demo:
-    del site.sections["upstream:main"]
-    site.write()
+    site.guard_nothing()
     return Demo(monkeypatch)
 
 
@@ -747,6 +752,9 @@ def test_things_that_cannot_be_read_end_the_start_with_a_status(
     gateway.startService()
     assert capsys.readouterr().err.startswith("[registry] database: ")
     assert triggers == [("after", "shutdown", os._exit, 1)]
+    # A daemon that ends before it runs would keep whoever has started it waiting.
+    assert ended == []
+    things.reactor.when_running[-1]()
     assert ended == [True]
     assert gateway._listeners == {}
     assert not gateway._health().ready

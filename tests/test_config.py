@@ -539,3 +539,21 @@ def test_an_ambiguous_variable_is_not_guessed(read: Reader) -> None:
         "SECUREGW_LOGIN_A_B_PASSWORD is ignored: it could stand for [login:a-b] password and [login:a_b] password",
     )
     assert {login.password for login in config.upstreams["main"].logins} == {None}
+
+
+@pytest.mark.parametrize(
+    "forgotten",
+    [
+        "[postgres:main]\nrules = allow all all all\n",
+        "[jwt:main]\npublic_keys = jwt.pub\n[postgres:main]\n",
+        "[jwt:main]\njwks = https://issuer.example/keys\n[postgres:main]\n",
+    ],
+)
+def test_who_forgets_the_upstream_gets_no_demonstration(tmp_path: Path, forgotten: str) -> None:
+    """In place of the gateway that he meant."""
+    (tmp_path / "gw.ini").write_text(forgotten)
+    problems = Problems()
+    load(tmp_path / "gw.ini", {}, tmp_path, problems)
+    assert ("postgres:main", "upstream", "no section [upstream:main]") in [
+        (one.section, one.key, one.reason) for one in problems.found
+    ]
