@@ -136,8 +136,8 @@ def test_busier_than_the_grace(server: PostgresServer, tmp_path: Path, stack: Ex
 
 
 def test_session_in_a_transaction(server: PostgresServer, tmp_path: Path, stack: ExitStack) -> None:
-    """It may be ended between two requests: the client waits for nothing."""
-    gateway = started(stack, made(server, tmp_path))
+    """It may be ended between two requests, once it has had its grace: the client waits for nothing."""
+    gateway = started(stack, made(server, tmp_path, shutdown_grace=1))
     client = session(stack, gateway)
     client.ask("BEGIN")
     end(gateway, signal.SIGTERM)
