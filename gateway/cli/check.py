@@ -38,7 +38,7 @@ def check(installation: Installation, offline: bool, as_json: bool) -> None:
       securegw check --offline && systemctl reload securegw
       securegw check --json | jq '.[] | select(.level != "ok")'
     """
-    from gateway.inspection.check import check as look  # noqa: PLC0415 - a shell that completes does not wait for this
+    from gateway.inspection.check import check as look
 
     found = look(installation.ini(), installation.environ, installation.folder, None if offline else _ask)
     write(listed(map(_fields, found)) if as_json else _page(found))
@@ -48,7 +48,7 @@ def check(installation: Installation, offline: bool, as_json: bool) -> None:
 
 def _ask(inquiries: list[Inquiry]) -> list[Finding]:
     """Some of them take a while."""
-    from gateway.inspection.reachable import asked  # noqa: PLC0415 - the same
+    from gateway.inspection.reachable import asked
 
     if not sys.stderr.isatty():
         return asked(inquiries)

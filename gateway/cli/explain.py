@@ -76,8 +76,8 @@ def postgres(
           --database sales --from 192.0.2.7
       securegw explain postgres --token-file - --from local --json < alice.token
     """
-    from gateway.inspection.explain import LoginAttempt  # noqa: PLC0415 - a shell that completes a word does not wait for this
-    from gateway.inspection.explain import postgres as ask  # noqa: PLC0415 - the same
+    from gateway.inspection.explain import LoginAttempt
+    from gateway.inspection.explain import postgres as ask
 
     asked = Asked.of(installation, certificate, origin)
     token = read_token_or_nothing(token_file)
@@ -121,7 +121,7 @@ def http(
       securegw explain http GET wss://api.example.org/ws \\
           --certificate boiler.crt --key-file boiler.secret --from local
     """
-    from gateway.inspection.explain import http as ask  # noqa: PLC0415 - the same
+    from gateway.inspection.explain import http as ask
 
     request, port = web_request(method, url, secret(key_file), scheme, subprotocol)
     asked = Asked.of(installation, certificate, origin)
@@ -164,7 +164,7 @@ def mqtt(
       securegw explain mqtt --certificate boiler.crt --from 192.0.2.7 \\
           --subscribe 'channels/0d7c…/messages/#'
     """
-    from gateway.inspection.explain_mqtt import explain as ask  # noqa: PLC0415 - the same
+    from gateway.inspection.explain_mqtt import explain as ask
 
     asking = _asking(publish, subscribe, user_name, secret(key_file), client_id)
     asked = Asked.of(installation, certificate, origin)
@@ -175,7 +175,7 @@ def mqtt(
 def _asking(
     publish: str | None, subscribe: str | None, user_name: str | None, password: bytes | None, client_id: str
 ) -> Asking:
-    from gateway.inspection.explain_mqtt import Asking  # noqa: PLC0415 - the same
+    from gateway.inspection.explain_mqtt import Asking
 
     if publish is not None and subscribe is not None:
         raise click.UsageError("--publish or --subscribe, not both at once")
@@ -199,7 +199,7 @@ def tunnel(installation: Installation, name: str | None, certificate: str | None
     Example:
       securegw explain tunnel things --certificate adapter.crt --from 198.51.100.7
     """
-    from gateway.inspection.explain import tunnel as ask  # noqa: PLC0415 - the same
+    from gateway.inspection.explain import tunnel as ask
 
     asked = Asked.of(installation, certificate, origin)
     one = chosen("tunnel", asked.config.tunnels, name)

@@ -65,8 +65,8 @@ class Asked:
     @classmethod
     def of(cls, installation: Installation, certificate: str | None, origin: str) -> Asked:
         """Raises Failure, ConfigError, OSError, UsageError."""
-        from gateway.inspection.explanation import Client  # noqa: PLC0415 - a shell does not wait for this
-        from gateway.pem import load_certificates  # noqa: PLC0415 - the same
+        from gateway.inspection.explanation import Client
+        from gateway.pem import load_certificates
 
         path, config = installation.configuration()
         if not config.configured:
@@ -83,9 +83,9 @@ class Asked:
     def state(self, jwt: str | None = None) -> State:
         """What would be in force. jwt: the NAME of the `[jwt:NAME]` whose keys are needed. Raises Failure,
         ConfigError."""
-        from gateway.inspection.known_things import things_to_be  # noqa: PLC0415 - the same
-        from gateway.inspection.rehearsal import stage  # noqa: PLC0415 - the same
-        from gateway.registry.records import LedgerError  # noqa: PLC0415 - the same
+        from gateway.inspection.known_things import things_to_be
+        from gateway.inspection.rehearsal import stage
+        from gateway.registry.records import LedgerError
 
         try:
             things = things_to_be(self.config.registry) if self.config.registry is not None else None
@@ -99,7 +99,7 @@ def _fetched(jwt: JWTSettings) -> tuple[VerificationKey, ...]:
     """What is at its URL, if it has one and that can be had."""
     if jwt.jwks is None:
         return ()
-    from gateway.inspection.key_sets import Unfetched, fetch  # noqa: PLC0415 - the same
+    from gateway.inspection.key_sets import Unfetched, fetch
 
     try:
         return fetch(jwt)
@@ -148,7 +148,7 @@ def read_token_or_nothing(path: str | None) -> bytes:
 
 def subject_of(token: bytes) -> str:
     """Whom that token says that it is for; it is not believed here."""
-    from gateway.jose import base64url, json_object  # noqa: PLC0415 - the same
+    from gateway.jose import base64url, json_object
 
     try:
         subject = json_object(base64url(token.split(b".")[1])).get("sub")
@@ -164,7 +164,7 @@ def secret(path: str | None) -> bytes | None:
 
 def web_request(method: str, url: str, key: bytes | None, scheme: str, subprotocol: str) -> tuple[WebRequest, int]:
     """And the port that it goes to. Raises UsageError."""
-    from gateway.inspection.explain import WebRequest  # noqa: PLC0415 - the same
+    from gateway.inspection.explain import WebRequest
 
     if not _METHOD.fullmatch(method):
         raise click.UsageError("METHOD is a word such as GET")

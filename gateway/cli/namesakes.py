@@ -12,7 +12,7 @@ from gateway.cli.output import note, printable
 
 def warn_of_namesakes(look: Callable[[str], object], what: str, name: str) -> None:
     """look: finds one by its name. Says so on standard error if there is one, or several, already."""
-    from gateway.registry.records import LedgerError, NotFound  # noqa: PLC0415 - a shell does not wait for it
+    from gateway.registry.records import LedgerError, NotFound
 
     try:
         look(name)

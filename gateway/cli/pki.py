@@ -87,8 +87,8 @@ def ca(
       securegw pki ca --name "Example CA" --permit-dns example.com
       securegw pki ca --dir /srv/pki --rsa --days 3650
     """
-    from gateway.authority import names  # noqa: PLC0415 - a shell that completes a word does not wait for this
-    from gateway.authority.authority import CERTIFICATE, CRL, KEY, Foundation, found  # noqa: PLC0415 - nor for this
+    from gateway.authority import names
+    from gateway.authority.authority import CERTIFICATE, CRL, KEY, Foundation, found
 
     word = passphrase(passphrase_file)
     with refusals():
@@ -184,8 +184,8 @@ def _make(
     **asked: Any,
 ) -> None:
     """asked: the fields of an Asked."""
-    from gateway.authority.keys import new_key  # noqa: PLC0415 - the same
-    from gateway.cli.pki_orders import Asked, order  # noqa: PLC0415 - the same
+    from gateway.authority.keys import new_key
+    from gateway.cli.pki_orders import Asked, order
 
     one = Asked(**asked)
     word = passphrase(passphrase_file, one.key_file)

@@ -102,7 +102,7 @@ def passphrase(path: str | None, *others: str | None) -> bytes | None:
 @contextmanager
 def authority(installation: Installation, directory: str) -> Iterator[Authority]:
     """Raises Failure, OSError."""
-    from gateway.authority.authority import opened  # noqa: PLC0415 - a shell that completes does not wait for this
+    from gateway.authority.authority import opened
 
     with refusals(), opened(installation.folder / directory) as found:
         yield found
@@ -139,7 +139,7 @@ def tell_of(former: Iterable[Record], directory: str) -> None:
 
 
 def _revocation(one: Record, directory: str) -> str:
-    from gateway.authority.serials import serial_text  # noqa: PLC0415 - the same
+    from gateway.authority.serials import serial_text
 
     elsewhere = () if directory == _USUAL else ("--dir", directory)
     return shlex.join(("securegw", "pki", "revoke", serial_text(one.serial), *elsewhere))
@@ -162,8 +162,8 @@ class Shown:
 
     def made(self, made: Made, **more: object) -> None:
         """A new certificate. more: for programs."""
-        from gateway.authority.index import fields  # noqa: PLC0415 - see above
-        from gateway.authority.serials import serial_text  # noqa: PLC0415 - the same
+        from gateway.authority.index import fields
+        from gateway.authority.serials import serial_text
 
         one = made.record
         certificate, key = (str(Path(self.directory) / f"{one.name}.{end}") for end in ("crt", "key"))

@@ -82,8 +82,8 @@ def list_(installation: Installation, expiring: int | None, directory: str, as_j
 
 def _own(found: Authority, moment: datetime) -> dict[str, Any]:
     """The CA, as if it were one of what it has signed, and its CRL."""
-    from gateway.authority.index import Record, fields  # noqa: PLC0415 - completion does not wait for it
-    from gateway.authority.names import common_name  # noqa: PLC0415 - the same
+    from gateway.authority.index import Record, fields
+    from gateway.authority.names import common_name
 
     one = found.certificate
     begin, end = one.not_valid_before_utc, one.not_valid_after_utc
@@ -94,7 +94,7 @@ def _own(found: Authority, moment: datetime) -> dict[str, Any]:
 
 
 def _row(one: Record, moment: datetime) -> dict[str, Any]:
-    from gateway.authority.index import fields  # noqa: PLC0415 - the same
+    from gateway.authority.index import fields
 
     return fields(one) | {"state": _state(one, moment), "end": one.end}
 
@@ -187,8 +187,8 @@ def _meant(found: Authority, folder: Path, target: str) -> tuple[Record, ...]:
 
 
 def _tell(revoked: list[Record], fresh: set[int], as_json: bool, done: TakenUp) -> None:
-    from gateway.authority.index import fields  # noqa: PLC0415 - the same
-    from gateway.authority.serials import serial_text  # noqa: PLC0415 - the same
+    from gateway.authority.index import fields
+    from gateway.authority.serials import serial_text
 
     if as_json:
         write(listed(fields(one) | {"new": one.serial in fresh, "reloaded": done.reloaded} for one in revoked))
@@ -247,7 +247,7 @@ def _put_in_force(installation: Installation, directory: str, *, clients: bool) 
 
 def _ini_without(installation: Installation, file: Path, keys: Collection[str]) -> Path | None:
     """The configuration, if it can be used, and that file is not the value of any of these keys in it."""
-    from gateway.inspection.expiry import expiries  # noqa: PLC0415 - the same
+    from gateway.inspection.expiry import expiries
 
     try:
         path, config = installation.configuration()

@@ -71,8 +71,8 @@ def sign(
       securegw pki sign boiler.csr --as thing --name boiler --key-file -
       securegw pki sign web.csr --as server --name web --requested-names
     """
-    from gateway.authority.requests import MAX_REQUEST, read_request  # noqa: PLC0415 - completion does not wait for it
-    from gateway.cli.pki_orders import Asked, order  # noqa: PLC0415 - the same
+    from gateway.authority.requests import MAX_REQUEST, read_request
+    from gateway.cli.pki_orders import Asked, order
 
     one = Asked(**asked)
     word = passphrase(passphrase_file, one.key_file, file)
@@ -88,7 +88,7 @@ def sign(
 
 
 def _tell_of_the_rest(request: Request, taken: tuple[str, ...]) -> None:
-    from gateway.authority.names import shown  # noqa: PLC0415 - the same
+    from gateway.authority.names import shown
 
     left = [one for one in map(shown, request.names) if one not in taken]
     if left or request.ignored:

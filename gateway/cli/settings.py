@@ -64,7 +64,7 @@ class Installation:
     def read(self) -> tuple[Path, Config, Problems]:
         """The same with whatever is wrong with it, for `insist`. Of a file that cannot be read as a whole nothing is
         in the configuration. Raises Failure."""
-        from gateway.config import load  # noqa: PLC0415 - a shell that completes a word does not wait for this
+        from gateway.config import load
 
         path, problems = self.ini(), Problems()
         return path, load(path, self.environ, self.folder, problems), problems
@@ -72,7 +72,7 @@ class Installation:
     def control(self) -> Path:
         """The Unix socket of the gateway that runs with this configuration, whatever else is wrong with it by now: a
         session can be killed while the INI is being edited. Raises Failure, ConfigError."""
-        from gateway.upstream import MAX_SOCKET_PATH  # noqa: PLC0415 - nor for this
+        from gateway.upstream import MAX_SOCKET_PATH
 
         path, config, problems = self.read()
         if config.control is not None:
@@ -92,7 +92,7 @@ class Installation:
         """Whatever is wrong with other sections: a thing can be disabled while the INI is being edited. An INI without
         a listener will do, too: it is that of somebody who may write the registry, where the gateways may only read it.
         Raises Failure, ConfigError."""
-        from gateway.registry.settings import RegistrySettings  # noqa: PLC0415 - nor for this
+        from gateway.registry.settings import RegistrySettings
 
         path, config, problems = self.read()
         if _is_registry_alone(config):
@@ -111,7 +111,7 @@ class Installation:
     @contextmanager
     def ledger(self) -> Iterator[Ledger]:
         """The registry, opened for a command. Raises Failure for whatever it refuses."""
-        from gateway.registry.ledger import LedgerError, open_ledger  # noqa: PLC0415 - the same
+        from gateway.registry.ledger import LedgerError, open_ledger
 
         try:
             with open_ledger(self.registry()) as ledger:

@@ -111,7 +111,7 @@ def _share(
     database: str,
     **source: str | None,
 ) -> Share:
-    from gateway.share.share import Share  # noqa: PLC0415 - a shell that completes a word does not wait for this
+    from gateway.share.share import Share
 
     try:
         return Share.of(name, database, subject, networks, _source(**source))
@@ -121,8 +121,8 @@ def _share(
 
 def _source(table_name: str | None, columns: str | None, query: str | None, query_file: str | None) -> Table | Query:
     """Raises ValueError."""
-    from gateway.share.names import parse_names  # noqa: PLC0415 - the same
-    from gateway.share.share import Query, Table  # noqa: PLC0415 - the same
+    from gateway.share.names import parse_names
+    from gateway.share.share import Query, Table
 
     if sum(one is not None for one in (table_name, query, query_file)) != 1:
         raise click.UsageError("say exactly one of --table, --query and --query-file")
@@ -155,8 +155,8 @@ class _ThereAlready(Exception):
 
 
 def _create(target: Target, wanted: Share, replace: bool, close_public: bool) -> Made:
-    from gateway.share.provision import Creation  # noqa: PLC0415 - a shell that completes a word does not wait for this
-    from gateway.share.share import ShareError  # noqa: PLC0415 - the same
+    from gateway.share.provision import Creation
+    from gateway.share.share import ShareError
 
     path, password = target.password_file(wanted.name), secrets.token_urlsafe(32)
     files.folder_beside(target.ini, path.parent)
@@ -191,9 +191,9 @@ def _reload(installation: Installation) -> None:
 
 
 def _print(target: Target, wanted: Share, as_json: bool) -> None:
-    from gateway.share import statements  # noqa: PLC0415 - a shell that completes a word does not wait for this
-    from gateway.share.names import rendered  # noqa: PLC0415 - the same
-    from gateway.share.share import Record  # noqa: PLC0415 - the same
+    from gateway.share import statements
+    from gateway.share.names import rendered
+    from gateway.share.share import Record
 
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     record = Record(wanted, "<SHA-256 of the view's definition>", moment, target.role)
@@ -208,7 +208,7 @@ def _print(target: Target, wanted: Share, as_json: bool) -> None:
 
 
 def _tell(target: Target, made: Made, as_json: bool) -> None:
-    from gateway.share.names import spelled  # noqa: PLC0415 - a shell that completes a word does not wait for this
+    from gateway.share.names import spelled
 
     share = made.record.share
     if as_json:
@@ -269,7 +269,7 @@ def _shown(target: Target, share: Share, address: str | None) -> Iterator[str]:
 @click.pass_obj
 def list_(installation: Installation, who: Who, database: str, as_json: bool) -> None:
     """List shares, as their server has them."""
-    from gateway.share import provision  # noqa: PLC0415 - a shell that completes a word does not wait for this
+    from gateway.share import provision
 
     found = Target.of(installation, who).perform(database, provision.records)
     if as_json:

@@ -79,7 +79,7 @@ class Target:
     @classmethod
     def of(cls, installation: Installation, who: Who, *, only_print: bool = False) -> Target:
         """only_print: nobody logs in, so no password is read. Raises Failure, ConfigError, OSError."""
-        from gateway.upstream import Login  # noqa: PLC0415 - a shell that completes a word does not wait for this
+        from gateway.upstream import Login
 
         path, config = installation.configuration()
         found = config.upstreams.get(who.upstream)
@@ -92,9 +92,9 @@ class Target:
 
     def perform(self, database: str, work: Callable[[Administrator], Awaitable[Result]]) -> Result:
         """Raises Failure, with whom and where it was about."""
-        from gateway.share.administrator import perform  # noqa: PLC0415 - the same
-        from gateway.share.conninfo import arguments  # noqa: PLC0415 - the same
-        from gateway.share.share import ShareError  # noqa: PLC0415 - the same
+        from gateway.share.administrator import perform
+        from gateway.share.conninfo import arguments
+        from gateway.share.share import ShareError
 
         try:
             return perform(arguments(self.upstream, self.login, self.role, database), work)
@@ -105,7 +105,7 @@ class Target:
 
     def record(self, name: str, database: str) -> Record | None:
         """The share of that name, whichever database it is in. database: where to ask."""
-        from gateway.share import provision  # noqa: PLC0415 - the same
+        from gateway.share import provision
 
         return self.perform(database, lambda one: provision.record(one, name))
 
@@ -115,7 +115,7 @@ class Target:
 
     def lines(self, share: Share, address: str | None) -> dict[str, Any]:
         """What to add to which file. address: of the gateway, as the database sees it; None: it is not known."""
-        from gateway.share import lines  # noqa: PLC0415 - the same
+        from gateway.share import lines
 
         return {
             "login": lines.login(share, self.upstream.name, _password_file(share.name)),
@@ -126,6 +126,6 @@ class Target:
 
 def _password_file(name: str) -> Path:
     """Relative to the INI's folder, as the INI wants it."""
-    from gateway.share.names import slug  # noqa: PLC0415 - the same
+    from gateway.share.names import slug
 
     return Path("shares") / f"{slug(name)}.password"

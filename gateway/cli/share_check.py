@@ -100,7 +100,7 @@ def check(
       securegw share check orders_acme --token-file acme.token \\
           --cert acme.crt --cert-key acme.key
     """
-    from gateway.share.tried import holds  # noqa: PLC0415 - a shell that completes a word does not wait for this
+    from gateway.share.tried import holds
 
     asked = _Given(**given)
     asked.check(who.password_file)
@@ -116,9 +116,9 @@ def _rows(
     installation: Installation, target: Target, name: str, database: str, listener: str | None, asked: _Given
 ) -> list[Tried]:
     """Raises Failure for whatever would make all of it fail, before anything is tried."""
-    from gateway.share import proof  # noqa: PLC0415 - the same
-    from gateway.share.entrance import Entrance  # noqa: PLC0415 - the same
-    from gateway.share.listeners import leading_to  # noqa: PLC0415 - the same
+    from gateway.share import proof
+    from gateway.share.entrance import Entrance
+    from gateway.share.listeners import leading_to
 
     found = target.record(name, database)
     if found is None:
@@ -166,9 +166,9 @@ def _chosen(listeners: list[PostgresListener], name: str | None, upstream: str) 
 
 def _server(listener: PostgresListener, ca: str | None) -> tuple[str, Path]:
     """A name of the listener's certificate, and the file with what vouches for it."""
-    from gateway.pem import load_certificates  # noqa: PLC0415 - a shell that completes a word does not wait for this
-    from gateway.share.entrance import server_name  # noqa: PLC0415 - the same
-    from gateway.share.share import ShareError  # noqa: PLC0415 - the same
+    from gateway.pem import load_certificates
+    from gateway.share.entrance import server_name
+    from gateway.share.share import ShareError
 
     if listener.tls is None:
         raise Failure(f"[postgres:{listener.name}] has no certificate")
@@ -187,7 +187,7 @@ def _server(listener: PostgresListener, ca: str | None) -> tuple[str, Path]:
 
 def _certificate(listener: PostgresListener, asked: _Given) -> tuple[Path, Path] | None:
     """The partner's, and its key. Raises Failure for those that libpq, or the listener, would not take."""
-    from gateway.pem import exposed, load_certificates, load_key  # noqa: PLC0415 - the same
+    from gateway.pem import exposed, load_certificates, load_key
 
     if asked.cert is None or asked.cert_key is None:
         if listener.tls is not None and listener.tls.client_certificate == "required":
@@ -216,9 +216,9 @@ def _token(config: Config, listener: PostgresListener, share: Share, asked: _Giv
 
 def _given_token(path: str, cert: str | None) -> str:
     """Raises Failure, also for one that is bound to another certificate, or to any and there is none."""
-    from gateway.identity import Identity  # noqa: PLC0415 - the same
-    from gateway.jose import base64url, json_object  # noqa: PLC0415 - the same
-    from gateway.tokens import certificate_bound  # noqa: PLC0415 - the same
+    from gateway.identity import Identity
+    from gateway.jose import base64url, json_object
+    from gateway.tokens import certificate_bound
 
     token = read_token(path)
     try:
@@ -234,7 +234,7 @@ def _given_token(path: str, cert: str | None) -> str:
 
 
 def _issuer(wanted: JWTSettings, subject: str, claims: Mapping[str, str], asked: _Given) -> Callable[[], str]:
-    from gateway.token_issuing import issue  # noqa: PLC0415 - the same
+    from gateway.token_issuing import issue
 
     key = asked.key or ""
     secret, audience = private_key(key, asked.passphrase_file), wanted.audience[:1]
@@ -259,7 +259,7 @@ def _issuer(wanted: JWTSettings, subject: str, claims: Mapping[str, str], asked:
 
 
 def _enter(control: Path, listener: PostgresListener) -> Enter:
-    from gateway.control import Enter as Asked  # noqa: PLC0415 - a shell that completes a word does not wait for this
+    from gateway.control import Enter as Asked
 
     def enter(address: str, sock: socket.socket) -> None:
         ask(control, Asked(f"postgres:{listener.name}", address), sock.fileno())

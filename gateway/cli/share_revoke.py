@@ -56,7 +56,7 @@ def revoke(installation: Installation, /, *, name: str, who: Who, database: str,
 
 def _end(target: Target, name: str, database: str, yes: bool) -> Record | None:
     """In the database. None: there is no such share."""
-    from gateway.share import provision  # noqa: PLC0415 - a shell that completes a word does not wait for this
+    from gateway.share import provision
 
     found = target.record(name, database)
     if found is None:
@@ -67,7 +67,7 @@ def _end(target: Target, name: str, database: str, yes: bool) -> Record | None:
 
 def _naming(target: Target, environ: Mapping[str, str], path: Path) -> list[str]:
     """Where the configuration, as it is by now, names that file. Raises ConfigError."""
-    from gateway.ini import read_ini  # noqa: PLC0415 - a shell that completes a word does not wait for this
+    from gateway.ini import read_ini
 
     problems = Problems()
     texts = read_ini(target.ini, problems) or {}

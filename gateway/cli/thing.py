@@ -191,7 +191,7 @@ def _with_key(
         with _shown(one, became) if given is None else nullcontext():
             _hand_over(one, None if given else key, as_json)
         return one
-    from gateway.registry.records import new_key  # noqa: PLC0415 - a shell that completes a word does not wait for this
+    from gateway.registry.records import new_key
 
     # In its file before the registry hears of it, so that it cannot be lost.
     with private(Path(key_out), force) as draft:

@@ -55,8 +55,8 @@ def keygen(out: str, alg: str, passphrase_file: str | None, force: bool, as_json
       securegw token keygen
       securegw token keygen --out issuer-2031 --alg es256 --passphrase-file word
     """
-    from gateway.token_issuing import KINDS, private_pem, public_pem  # noqa: PLC0415 - see _KINDS
-    from gateway.tokens import VerificationKey  # noqa: PLC0415 - the same
+    from gateway.token_issuing import KINDS, private_pem, public_pem
+    from gateway.tokens import VerificationKey
 
     secret, public = Path(f"{out}.key"), Path(f"{out}.pub")
     word = passphrase(passphrase_file)

@@ -52,8 +52,8 @@ def passphrase(path: str | None) -> bytes | None:
 
 def private_key(path: str, passphrase_path: str | None) -> PrivateKey:
     """Raises Failure, OSError."""
-    from gateway.pem import exposed  # noqa: PLC0415 - a shell that completes a word does not wait for this
-    from gateway.token_issuing import load_private_key  # noqa: PLC0415 - the same
+    from gateway.pem import exposed
+    from gateway.token_issuing import load_private_key
 
     if path == passphrase_path == files.STREAM:
         raise click.UsageError("standard input cannot be both the key and its passphrase")
@@ -69,7 +69,7 @@ def private_key(path: str, passphrase_path: str | None) -> PrivateKey:
 
 def read_token(path: str) -> bytes:
     """Without the line feed at its end. Raises Failure, OSError."""
-    from gateway.tokens import MAX_TOKEN  # noqa: PLC0415 - the same
+    from gateway.tokens import MAX_TOKEN
 
     token = files.read(path, MAX_TOKEN + 2).removesuffix(b"\n").removesuffix(b"\r")
     if not token:
@@ -79,9 +79,9 @@ def read_token(path: str) -> bytes:
 
 def certificate(path: str) -> bytes:
     """DER of the first certificate in a PEM file, which is the client's own. Raises Failure, OSError."""
-    from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415 - the same
+    from cryptography.hazmat.primitives.serialization import Encoding
 
-    from gateway.pem import load_certificates  # noqa: PLC0415 - the same
+    from gateway.pem import load_certificates
 
     try:
         return load_certificates(Path(path))[0].public_bytes(Encoding.DER)

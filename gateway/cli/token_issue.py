@@ -124,8 +124,8 @@ def _issued(
     secret: PrivateKey, settings: JWTSettings | None, bound: bytes | None, asked: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     """The token, and what tells it from others. Raises UsageError."""
-    from gateway.jose import base64url, json_object  # noqa: PLC0415 - a shell that completes does not wait for this
-    from gateway.token_issuing import issue as signed  # noqa: PLC0415 - the same
+    from gateway.jose import base64url, json_object
+    from gateway.token_issuing import issue as signed
 
     claims = dict(asked["claims"])
     if len(claims) != len(asked["claims"]):
@@ -152,7 +152,7 @@ def _issued(
 
 def _warn(secret: PrivateKey, settings: JWTSettings | None, lifetime: int) -> None:
     """Of what makes the gateway of this configuration refuse the token, although it is a good one elsewhere."""
-    from gateway.tokens import VerificationKey  # noqa: PLC0415 - the same
+    from gateway.tokens import VerificationKey
 
     if settings is None:
         return

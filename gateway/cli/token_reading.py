@@ -66,7 +66,7 @@ def verify(installation: Installation, file: str, jwt_name: str | None, cert: st
       securegw token verify alice.token
       securegw token verify - --cert alice.crt < alice.token
     """
-    from gateway.tokens import certificate_bound  # noqa: PLC0415 - a shell that completes a word does not wait for this
+    from gateway.tokens import certificate_bound
 
     settings = section(installation, jwt_name)[1]
     peer = None if cert is None else certificate(cert)
@@ -82,8 +82,8 @@ def verify(installation: Installation, file: str, jwt_name: str | None, cert: st
 
 def verified(token: bytes, settings: JWTSettings, revoked: frozenset[str]) -> Identity:
     """Whom it proves, unless it is bound to a certificate that is not theirs. Raises Failure."""
-    from gateway.restrictions import restrictions  # noqa: PLC0415 - the same
-    from gateway.tokens import TokenVerifier  # noqa: PLC0415 - the same
+    from gateway.restrictions import restrictions
+    from gateway.tokens import TokenVerifier
 
     verifier = TokenVerifier(
         _keys(settings),
@@ -113,7 +113,7 @@ def _keys(settings: JWTSettings) -> tuple[VerificationKey, ...]:
     """Raises Failure."""
     if settings.jwks is None:
         return settings.keys
-    from gateway.inspection.key_sets import Unfetched, fetch  # noqa: PLC0415 - the same
+    from gateway.inspection.key_sets import Unfetched, fetch
 
     try:
         keys = fetch(settings)
@@ -128,7 +128,7 @@ def _keys(settings: JWTSettings) -> tuple[VerificationKey, ...]:
 
 def _unverified(file: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Header and claims. Raises Failure, OSError."""
-    from gateway.jose import base64url, json_object  # noqa: PLC0415 - the same
+    from gateway.jose import base64url, json_object
 
     parts = read_token(file).split(b".")
     if len(parts) != 3:

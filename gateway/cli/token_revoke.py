@@ -87,7 +87,7 @@ def _of_token(path: str, settings: JWTSettings) -> tuple[str, int]:
 
 
 def _add(file: Path, jti: str, expires: int | None, config: Config) -> bool:
-    from gateway import revoked_tokens  # noqa: PLC0415 - a shell that completes a word does not wait for this
+    from gateway import revoked_tokens
 
     leeway = max(one.leeway for one in config.jwt.values() if one.revoked_file == file)
     try:
