@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -132,7 +133,12 @@ class GmqttClient:
     def leave(self) -> None:
         if not self._left:
             self._left = True
-            self._loop.run(self._client.disconnect())
+            try:
+                self._loop.run(self._client.disconnect())
+            except ssl.SSLError as error:
+                # It has said DISCONNECT, and ends its TLS while answers of ours are still on their way to it.
+                if error.reason != "APPLICATION_DATA_AFTER_CLOSE_NOTIFY":
+                    raise
 
     def vanish(self) -> None:
         async def cut() -> None:
