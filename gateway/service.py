@@ -305,6 +305,10 @@ class Gateway(service.Service):
             one = listener.Listener(self._reactor, self._poller, sock, self._accepted(name))
             one.start()
             self._listeners[one] = name
+        # Not before signals are ours: whoever reads this may send one at once.
+        self._reactor.callWhenRunning(self._say_ready)
+
+    def _say_ready(self) -> None:
         addresses = ", ".join(str(one) for several in listening(self._state.config).values() for one in several)
         self._log.info("listening on {addresses}", addresses=addresses)
         self._notifier.ready("listening")

@@ -397,7 +397,8 @@ def test_a_reload_that_meets_a_bug_has_failed_and_is_over(
         systemd.setblocking(False)
         gateway = everything.start(NOTIFY_SOCKET=str(tmp_path / "notify"))
         gateway.startService()
-        systemd.recv(4096)
+        everything.reactor.when_running[-1]()
+        assert b"READY=1" in systemd.recv(4096)
         monkeypatch.setattr(gateway, "_load", lambda _: 1 // 0)
         before = gateway._state
         assert not gateway.reload()
