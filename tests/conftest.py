@@ -9,6 +9,14 @@ import pytest
 
 from gateway.embedded import Account, installed_programs, usable_programs
 from tests.servers import PostgresServer, debian_programs, psql_program
+from tests.wires import close_pairs
+
+
+@pytest.fixture(autouse=True)
+def pairs() -> Iterator[None]:
+    """Connections of tests end with them."""
+    yield
+    close_pairs()
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ from gateway.certs import Certificates, ClientContext, ServerContext, handshake_
 from gateway.errors import ConfigError, Problems, UpstreamError
 from gateway.upstream import Address, ClientTLS, Login, ServerTLS, TLSMode, Upstream
 from tests.pki import CLIENT, PEM, SERVER, Issued, common_name, issue, make_ca, make_crl, pem, write_pem
+from tests.wires import unix_pair
 
 openssl: Any = vars(SSL)["_lib"]
 CA = make_ca("Server CA")
@@ -65,7 +66,7 @@ class Pair:
 
 
 def sockets() -> tuple[socket.socket, socket.socket]:
-    pair = socket.socketpair()
+    pair = unix_pair()
     for each in pair:
         each.setblocking(False)
     return pair

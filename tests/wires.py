@@ -5,8 +5,12 @@ Owns real sockets and never blocks on them; who waits for what is the test's to 
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from OpenSSL import SSL
@@ -19,6 +23,9 @@ from tests.pki import Issued, issue, make_ca, write_pem
 
 SECTION = "postgres:main"
 HOST = "db.example.org"
+
+# Both ends of the pairs that are still there: their tests hold them in circles, which nobody frees at a known time.
+_ends: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 class Authority:
@@ -50,12 +57,27 @@ class Authority:
         return self.client.connection(sock, HOST)
 
 
+def close_pairs() -> None:
+    """What a test left open is no other test's to find: not among its descriptors, nor as its ResourceWarning."""
+    while _ends:
+        _ends.pop().close()
+
+
+@contextmanager
+def no_new_descriptors() -> Iterator[None]:
+    """None may be left open. One that was open before may be closed: garbage is freed at any time."""
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - their names only
+    yield
+    assert set(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - their names only
+
+
 def unix_pair(buffer: int = 0) -> tuple[socket.socket, socket.socket]:
     """Delivery between these is immediate; with `buffer`, each holds few bytes for the other."""
     pair = socket.socketpair()
     for sock in pair:
         if buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+    _ends.update(pair)
     return pair
 
 
@@ -72,6 +94,7 @@ def tcp_pair(buffer: int = 0) -> tuple[socket.socket, socket.socket]:
             far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         far.connect(listening.getsockname())
         near, _ = listening.accept()
+    _ends.update((near, far))
     return near, far
 
 

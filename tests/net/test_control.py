@@ -16,6 +16,7 @@ from gateway.control import Enter, Kill, NotDone, Refused, Session, write_reques
 from gateway.net.control import MAX_CONVERSATIONS, PROGRESS_SECONDS, SECONDS, Control, peer_uid
 from gateway.net.poller import Poller
 from tests.reactor import ManualReactor
+from tests.wires import no_new_descriptors
 
 # What is freed without having been closed is said to nobody else.
 pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
@@ -23,16 +24,11 @@ pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
 UID = os.geteuid()
 
 
-def open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - one line
-
-
 @pytest.fixture(autouse=True)
 def descriptors() -> Iterator[None]:
     """None may be left open, whatever was sent."""
-    before = len(open_descriptors())
-    yield
-    assert len(open_descriptors()) == before
+    with no_new_descriptors():
+        yield
 
 
 def session(number: int) -> Session:

@@ -171,7 +171,7 @@ async def test_the_systems_authorities(site: Site, get: Get, monkeypatch: pytest
 
 
 @in_reactor
-@pytest.mark.filterwarnings("ignore:.*TLSv1_1.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*TLSv1.*:DeprecationWarning")
 async def test_an_old_tls(site: Site) -> None:
     old = site.serve(OK, maximum_version=ssl.TLSVersion.TLSv1_1, minimum_version=ssl.TLSVersion.TLSv1)
     with refused("^TLS: "):

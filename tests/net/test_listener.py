@@ -17,6 +17,7 @@ from gateway.net.poller import READ, Poller
 from gateway.upstream import Address
 from tests.reactor import ManualReactor
 from tests.servers import free_port
+from tests.wires import no_new_descriptors
 
 # What is freed without having been closed is said to nobody else.
 pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
@@ -25,9 +26,8 @@ pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
 @pytest.fixture(autouse=True)
 def descriptors() -> Iterator[None]:
     """None may be left open, whatever failed."""
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - one line
-    yield
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - one line
+    with no_new_descriptors():
+        yield
 
 
 def resolves(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:

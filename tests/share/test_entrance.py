@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.share import entrance
+from tests.wires import no_new_descriptors
 
 _STRANGER = "import socket, sys; one = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); print(one.recv(1))"
 
@@ -33,9 +34,8 @@ def test_nobody_is_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_looking_for_ours_leaves_nothing_open() -> None:
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    assert not entrance._is_ours(("127.0.0.1", 1), ("127.0.0.1", 2))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    with no_new_descriptors():
+        assert not entrance._is_ours(("127.0.0.1", 1), ("127.0.0.1", 2))
 
 
 def _connected(port: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 
@@ -32,6 +30,7 @@ from tests.share.databases import (
     partner,
     share_of,
 )
+from tests.wires import no_new_descriptors
 
 
 def test_the_partner_reads_the_view_and_nothing_else(office: Office) -> None:
@@ -395,17 +394,15 @@ def test_nobody_is_there(embedded_postgres: PostgresServer) -> None:
 
 @pytest.mark.parametrize("ends", ["well", "badly", "interrupted"])
 def test_nothing_is_left_open(embedded_postgres: PostgresServer, silent: dict[str, Any], ends: str) -> None:
-    gc.collect()  # what earlier tests left
-    before = psutil.Process().num_fds()
-    match ends:
-        case "well":
-            Office(embedded_postgres, database="postgres").records()
-        case "badly":
-            with pytest.raises(ShareError):
-                perform({**silent, "port": "1"}, nothing)
-        case _:
-            test_who_waits_can_interrupt(silent)
-    assert psutil.Process().num_fds() == before
+    with no_new_descriptors():
+        match ends:
+            case "well":
+                Office(embedded_postgres, database="postgres").records()
+            case "badly":
+                with pytest.raises(ShareError):
+                    perform({**silent, "port": "1"}, nothing)
+            case _:
+                test_who_waits_can_interrupt(silent)
 
 
 def test_a_share_is_of_columns(office: Office) -> None:
