@@ -145,12 +145,17 @@ def _mosquitto(channels: _Channels | None) -> tuple[str, ...]:
 
 
 def _websocket() -> str:
-    """Says hello in the channel, and prints what it hears there until it is ended."""
+    """Says hello in the channel, and prints what it hears there until it is ended.
+
+    Not with the threads of websockets.sync: what one of them sends while the other reads the session tickets of TLS 1.3
+    can stay in OpenSSL, and never reach us.
+    """
     return python(
-        "import os, ssl; from websockets.sync.client import connect; "
+        "import asyncio, os, ssl; from websockets.asyncio.client import connect; "
         'tls = ssl.create_default_context(cafile=os.environ["CA_FILE"]); '
         'tls.load_cert_chain(os.environ["CERT_FILE"], os.environ["KEY_FILE"]); '
         'url = os.environ["WSS_URL"] + "?authorization=" + os.environ["THING_KEY"]; '
-        'socket = connect(url, ssl=tls).__enter__(); socket.send("hello"); '
-        "[print(message, flush=True) for message in socket]"
+        "do = asyncio.new_event_loop().run_until_complete; "
+        'socket = do(connect(url, ssl=tls)); do(socket.send("hello")); messages = aiter(socket); '
+        "[print(message, flush=True) for message in iter(lambda: do(anext(messages, None)), None)]"
     )

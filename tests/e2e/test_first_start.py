@@ -114,7 +114,7 @@ def check_hello(answer: str, folder: Path) -> None:
 
 def test_what_the_readme_says_works(folder: Path, psql: Path) -> None:
     shown = re.findall(r"^    (set -a; .*)$", README, re.MULTILINE)
-    (python,) = re.findall(r"^    import os, ssl\n(?:    .*\n)+", README, re.MULTILINE)
+    (python,) = re.findall(r"^    import asyncio, os, ssl\n(?:.*\n)+?    asyncio.run\(.*\n", README, re.MULTILINE)
     path = f"cd {folder}; PATH={psql.parent}:$PATH"
     with started(folder) as (_, pasted):
         assert (len(shown), len(pasted)) == (5, 6)
