@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from gateway.errors import Denied
+from gateway.serials import serial_text
 
 # X.520 allows a common name 64 characters; authorities for machines go beyond that.
 MAX_KEY: Final = 256
@@ -60,7 +61,7 @@ def from_certificate(
     try:
         parsed = x509.load_der_x509_certificate(certificate)
         name = _common_name(parsed.subject) if cn != "id" or source == "cn" else _alternative_name(parsed, source)
-        serial = format(parsed.serial_number, "x")
+        serial = serial_text(parsed.serial_number)
     except _UNREADABLE:
         raise Denied("the certificate cannot be read") from None
     if cn == "id":
@@ -72,7 +73,7 @@ def from_certificate(
 def serial_number(certificate: bytes) -> str | None:
     """That of a DER certificate in hexadecimal, as `from_certificate` has it; None for one that cannot be read."""
     try:
-        return format(x509.load_der_x509_certificate(certificate).serial_number, "x")
+        return serial_text(x509.load_der_x509_certificate(certificate).serial_number)
     except _UNREADABLE:
         return None
 

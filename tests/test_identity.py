@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import Denied
 from gateway.identity import MAX_KEY, MAX_NAME, Identity, from_certificate
+from gateway.serials import serial_text
 from tests.pki import common_name, issue, make_ca, subject_of
 
 CN, ORGANIZATION, UNIT = NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME
@@ -83,7 +84,7 @@ def test_a_common_name_is_taken_exactly(cn: str) -> None:
     certificate = issue(CA, subject=named(cn)).certificate
     found = identify(certificate.public_bytes(Encoding.DER))
     assert found == Identity(
-        "certificate", cn, expires=2e9, serial=format(certificate.serial_number, "x"), issuers=ISSUERS
+        "certificate", cn, expires=2e9, serial=serial_text(certificate.serial_number), issuers=ISSUERS
     )
 
 

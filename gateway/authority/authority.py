@@ -40,7 +40,7 @@ from gateway.authority.errors import AuthorityError
 from gateway.authority.folder import PRIVATE, PUBLIC, Content, Folder
 from gateway.authority.index import Index, Record
 from gateway.authority.keys import new_key, read_key, write_key
-from gateway.authority.serials import serial_number
+from gateway.serials import serial_number
 
 CERTIFICATE: Final = "ca.crt"
 KEY: Final = "ca.key"

@@ -16,8 +16,8 @@ from typing import Any, Final, Self
 
 from gateway.authority.errors import AuthorityError
 from gateway.authority.kinds import KINDS, REASONS
-from gateway.authority.serials import serial_text
 from gateway.members import each_once
+from gateway.serials import serial_text
 
 # 250 bytes for each of a hundred thousand certificates, and room.
 MAX_INDEX: Final = 64 * 1024 * 1024

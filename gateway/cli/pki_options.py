@@ -139,7 +139,7 @@ def tell_of(former: Iterable[Record], directory: str) -> None:
 
 
 def _revocation(one: Record, directory: str) -> str:
-    from gateway.authority.serials import serial_text
+    from gateway.serials import serial_text
 
     elsewhere = () if directory == _USUAL else ("--dir", directory)
     return shlex.join(("securegw", "pki", "revoke", serial_text(one.serial), *elsewhere))
@@ -163,7 +163,7 @@ class Shown:
     def made(self, made: Made, **more: object) -> None:
         """A new certificate. more: for programs."""
         from gateway.authority.index import fields
-        from gateway.authority.serials import serial_text
+        from gateway.serials import serial_text
 
         one = made.record
         certificate, key = (str(Path(self.directory) / f"{one.name}.{end}") for end in ("crt", "key"))

@@ -188,7 +188,7 @@ def _meant(found: Authority, folder: Path, target: str) -> tuple[Record, ...]:
 
 def _tell(revoked: list[Record], fresh: set[int], as_json: bool, done: TakenUp) -> None:
     from gateway.authority.index import fields
-    from gateway.authority.serials import serial_text
+    from gateway.serials import serial_text
 
     if as_json:
         write(listed(fields(one) | {"new": one.serial in fresh, "reloaded": done.reloaded} for one in revoked))

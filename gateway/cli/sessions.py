@@ -15,13 +15,13 @@ from typing import Any
 import click
 
 from gateway import control
-from gateway.authority.serials import serial_number
 from gateway.cli import running
 from gateway.cli.errors import Failure
 from gateway.cli.options import as_json, confirm
 from gateway.cli.output import compact, listed, note, record, say, table, write
 from gateway.cli.running import ask_for, expected, follow
 from gateway.cli.settings import Installation
+from gateway.serials import serial_number, serial_text
 
 unasked = click.option("--yes", is_flag=True, help="Do not ask; without a terminal nobody is asked anyway.")
 
@@ -184,7 +184,7 @@ def _serial(text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        return format(serial_number(text), "x")
+        return serial_text(serial_number(text))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--serial") from None
 

@@ -18,8 +18,8 @@ from gateway.authority.authority import CRL, Foundation, Made, found, opened
 from gateway.authority.errors import AuthorityError
 from gateway.authority.index import Record
 from gateway.authority.keys import new_key, read_key
-from gateway.authority.serials import serial_text
 from gateway.pem import load_crls
+from gateway.serials import serial_text
 from tests.authority.authorities import NOW, certificate, client, crl, make, number, server, sign, signing
 from tests.pki import issue, make_ca, write_pem
 

@@ -11,10 +11,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.authority.serials import serial_text
 from gateway.cli import pki_records
 from gateway.cli.running import TakenUp
 from gateway.cli.settings import Installation
+from gateway.serials import serial_text
 from tests.cli.pki_console import PKI
 from tests.gateways import ini
 from tests.pki import issue, make_ca, write_pem

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from gateway.serials import serial_text
 from tests.e2e.tunnels import Peer, Service, caller_context, service_context
 from tests.gateways import PATIENCE, RunningGateway, Sections
 from tests.pki import SERVER, Issued, issue, make_ca, make_crl, write_pem
@@ -288,7 +289,7 @@ def test_key_in_the_certificate_stays_secret(site: Site) -> None:
 
 
 def test_audit(site: Site) -> None:
-    serial = format(site.issued["meter"].certificate.serial_number, "x")
+    serial = serial_text(site.issued["meter"].certificate.serial_number)
     with site.through("server") as (client, service):
         client.send(b"0123456789")
         service.exactly(10)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.admission import Admission
+from gateway.serials import serial_text
 from gateway.session.vocabulary import (
     Asked,
     Close,
@@ -493,7 +494,7 @@ def test_no_rule_no_dial(rule: str) -> None:
 def test_rules_that_let_in(rule: str) -> None:
     one = Conversation(access(route(rule, cn="id")), shown(METER)).ask(request())
     one.upstream(sized())
-    serial = format(METER.certificate.serial_number, "x")
+    serial = serial_text(METER.certificate.serial_number)
     assert one.record.passage == Passage("main", "meter-7", serial, f"rules:1: {rule}")
     assert one.record.decision == "allowed"
 

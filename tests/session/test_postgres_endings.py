@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from gateway.serials import serial_text
 from gateway.session.vocabulary import Close, Command, Dialed, Killed, Reloaded, ShuttingDown, Side, Sniffed
 from gateway.tokens import TokenVerifier, VerificationKey
 from gateway.upstream import TLSMode
@@ -107,10 +108,10 @@ def test_the_serial_number_of_the_certificate_is_told() -> None:
     """Also where the token is bound to none: what was stolen is the machine that has both."""
     issued = issue(make_ca(), "laptop").certificate
     talk = Conversation().asked(certificate=issued.public_bytes(Encoding.DER))
-    assert talk.session.facts.serial == format(issued.serial_number, "x")
+    assert talk.session.facts.serial == serial_text(issued.serial_number)
     talk.client(password(token()))
     assert not talk.closed
-    assert (talk.session.facts.serial, talk.session.facts.jti) == (format(issued.serial_number, "x"), "serial-1")
+    assert (talk.session.facts.serial, talk.session.facts.jti) == (serial_text(issued.serial_number), "serial-1")
 
 
 @pytest.mark.parametrize("certificate", [None, b"", CERTIFICATE, b"\x30\x80", b"\xff" * 1000])

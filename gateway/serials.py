@@ -1,4 +1,4 @@
-"""Serial numbers as people and programs write them: in hexadecimal.
+"""Serial numbers of certificates as people and programs write them: in hexadecimal.
 
 Owns one spelling, which is shown, and which others mean the same.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.authority.serials import serial_number, serial_text
+from gateway.serials import serial_number, serial_text
 
 
 @pytest.mark.parametrize(
