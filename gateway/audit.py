@@ -97,7 +97,8 @@ class Audit:
         """Go on in the file that now has this name. On failure the old one is kept; raises OSError."""
         if self._path is None:
             return
-        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # A FIFO that nobody reads is an error then (ENXIO, fifo(7)), and one whose reader sleeps loses records.
+        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         self.close()
         self._fd, self._mend = fd, b""
 

@@ -315,6 +315,27 @@ def test_half_a_record_does_not_spoil_the_next(path: Path, monkeypatch: pytest.M
     assert any("1 records were lost" in line for line in log)
 
 
+def test_a_pipe_that_nobody_reads_is_refused(path: Path):
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="No such device or address"):
+        Audit(path)
+
+
+def test_a_reader_who_sleeps_is_not_waited_for(path: Path, log: list[str]):
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    audit = Audit(path)
+    line = "x" * 1000
+    for _ in range(100):
+        audit.write(line)
+    assert "records are being lost" in log[0]
+    os.read(reader, 65_536)
+    audit.write("heard")
+    assert "records were lost" in log[1]
+    audit.close()
+    os.close(reader)
+
+
 # --- the log -------------------------------------------------------------------------------------------------------
 
 
