@@ -42,7 +42,7 @@ def request_record(now: float, where: str, facts: RequestRecord) -> str:
     reason = f',"reason":{_quoted(facts.reason)}' if facts.reason is not None else ""
     return (
         f'{{"time":"{_moment(now)}","event":"request",{where},{_asked(facts.asked)},"status":{facts.status},'
-        f'"sent":{facts.sent},"received":{facts.received},"seconds":{facts.seconds:.3f},'
+        f'"from_client":{facts.from_client},"to_client":{facts.to_client},"seconds":{facts.seconds:.3f},'
         f'"decision":"{facts.decision}"{_passage(facts.passage)}{upstream}{reason}}}'
     )
 

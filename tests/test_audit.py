@@ -46,16 +46,16 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_a_record_says_and_in_which_order():
     facts = Facts(user="u", subject="s", decision="allowed")
-    line = record("close", NOW, facts, connection=7, listener="main", client="192.0.2.1:5", reason="why", sent=0)
+    line = record("close", NOW, facts, connection=7, listener="main", client="192.0.2.1:5", reason="why", from_client=0)
     assert line == (
         '{"time":"2030-03-17T17:46:40.123+00:00","event":"close","connection":7,"listener":"main",'
-        '"client":"192.0.2.1:5","reason":"why","sent":0,"user":"u","subject":"s","decision":"allowed"}'
+        '"client":"192.0.2.1:5","reason":"why","from_client":0,"user":"u","subject":"s","decision":"allowed"}'
     )
 
 
 def test_what_is_not_known_is_left_out_but_zero_is_known():
-    entry = json.loads(record("close", NOW, Facts(), reason=None, sent=0))
-    assert entry == {"time": "2030-03-17T17:46:40.123+00:00", "event": "close", "sent": 0, "decision": "refused"}
+    entry = json.loads(record("close", NOW, Facts(), reason=None, from_client=0))
+    assert entry == {"time": "2030-03-17T17:46:40.123+00:00", "event": "close", "from_client": 0, "decision": "refused"}
 
 
 HOSTILE = [
@@ -103,15 +103,15 @@ def test_what_the_record_of_a_request_says_and_in_which_order():
         status=200,
         upstream="10.0.0.1:80",
         decision="allowed",
-        sent=3,
-        received=4,
+        from_client=3,
+        to_client=4,
         seconds=0.0126,
         reason="why",
     )
     assert request_record(NOW, WHERE, facts) == (
         '{"time":"2030-03-17T17:46:40.123+00:00","event":"request","connection":7,"listener":"https:main",'
         '"client":"192.0.2.1:5","method":"GET","host":"things.example.org","path":"/channels/1","status":200,'
-        '"sent":3,"received":4,"seconds":0.013,"decision":"allowed","route":"main","subject":"key:0123456789abcdef",'
+        '"from_client":3,"to_client":4,"seconds":0.013,"decision":"allowed","route":"main","subject":"key:0123456789abcdef",'
         '"serial":"0a","rule":"allow all all","upstream":"10.0.0.1:80","reason":"why"}'
     )
 
@@ -128,8 +128,8 @@ def test_what_is_not_known_of_a_request_is_left_out_but_zero_is_known():
         "host": "",
         "path": "",
         "status": 0,
-        "sent": 0,
-        "received": 0,
+        "from_client": 0,
+        "to_client": 0,
         "seconds": 0.0,
         "decision": "refused",
     }
@@ -142,7 +142,19 @@ def _hostile_request(name: str) -> str:
 
 
 REQUEST_KEYS = [
-    *("time", "event", "connection", "listener", "client", "method", "host", "path", "status", "sent", "received"),
+    *(
+        "time",
+        "event",
+        "connection",
+        "listener",
+        "client",
+        "method",
+        "host",
+        "path",
+        "status",
+        "from_client",
+        "to_client",
+    ),
     *("seconds", "decision", "route", "subject", "serial", "rule", "upstream", "reason"),
 ]
 
@@ -154,7 +166,7 @@ def test_nor_can_a_name_in_a_request(name: str):
     assert line.isprintable()
     entry = json.loads(line, object_pairs_hook=list)
     assert [key for key, _ in entry] == REQUEST_KEYS
-    ours = ("time", "event", "connection", "status", "sent", "received", "seconds", "decision")
+    ours = ("time", "event", "connection", "status", "from_client", "to_client", "seconds", "decision")
     assert {value for key, value in entry if key not in ours} == {name}
     assert dict(entry)["decision"] == "refused"
 

@@ -485,12 +485,12 @@ class Driver:
             return None
         relay = self._relay
         if relay is not None:
-            sent, received = relay.sent, relay.received
+            from_client, to_client = relay.from_client, relay.to_client
             stage = "open" if relay.farewell is None else "ending"
         else:
-            sent, received = self._session.moved()
-            sent += self._delivered
-        return self._records.live(self._session.facts, sent, received, stage)
+            from_client, to_client = self._session.moved()
+            to_client += self._delivered
+        return self._records.live(self._session.facts, from_client, to_client, stage)
 
     def give_way(self) -> None:
         """Others came while it was over a limit, or proved nothing and the gateway is full."""
@@ -503,7 +503,7 @@ class Driver:
             self._check_stalled()
         if self._relay is None or self._door.idle_timeout is None:
             return
-        moved = self._relay.sent + self._relay.received
+        moved = self._relay.from_client + self._relay.to_client
         if self._stillness.idle(moved, self._house.now(), self._door.idle_timeout):
             self.tell(Idle())
 
@@ -546,9 +546,9 @@ class Driver:
     def _record_end(self, reason: str) -> None:
         facts = self._session.facts
         if self._relay is not None:
-            facts.sent, facts.received = self._relay.sent, self._relay.received
+            facts.from_client, facts.to_client = self._relay.from_client, self._relay.to_client
         else:
-            facts.sent, facts.received = (facts.sent or 0) + self._delivered, facts.received or 0
+            facts.from_client, facts.to_client = facts.from_client or 0, (facts.to_client or 0) + self._delivered
         self._records.closed(facts, reason)
 
 

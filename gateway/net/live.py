@@ -21,8 +21,8 @@ class Live:
     """A connection as it was at one moment.
 
     id: its number in the audit. listener: the section. client: whose address it has, a PROXY header believed.
-    opened_at: seconds since the epoch. facts: a copy; over HTTP those of the latest request. sent, received: bytes as
-    the audit counts them at the end; over HTTP only those of a WebSocket.
+    opened_at: seconds since the epoch. facts: a copy; over HTTP those of the latest request. from_client, to_client:
+    bytes as the audit counts them at the end; over HTTP only those of a WebSocket.
     """
 
     id: int
@@ -30,6 +30,6 @@ class Live:
     client: Address
     opened_at: float
     facts: Facts
-    sent: int
-    received: int
+    from_client: int
+    to_client: int
     state: Stage

@@ -103,7 +103,7 @@ def _session(live: Live) -> control.Session:
         listener=live.listener,
         client=str(live.client),
         opened_at=float(live.opened_at),
-        moved=live.sent + live.received,
+        moved=live.from_client + live.to_client,
         state=live.state,
         **told,
     )

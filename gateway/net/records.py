@@ -58,6 +58,6 @@ class Records:
         who: dict[str, Any] = {"connection": self._number, "listener": self._listener, "client": str(self.client)}
         self._house.write_audit(audit.record(event, self._house.now(), facts, **who, **about))
 
-    def live(self, facts: Facts, sent: int, received: int, stage: Stage) -> Live:
+    def live(self, facts: Facts, from_client: int, to_client: int, stage: Stage) -> Live:
         about = self._number, self._listener, self.client, self._opened_at
-        return Live(*about, replace(facts), sent, received, stage)
+        return Live(*about, replace(facts), from_client, to_client, stage)

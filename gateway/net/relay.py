@@ -188,12 +188,12 @@ class Relay:
         self._timer: Any = None
 
     @property
-    def sent(self) -> int:
+    def from_client(self) -> int:
         """Bytes client → upstream."""
         return self._up.moved
 
     @property
-    def received(self) -> int:
+    def to_client(self) -> int:
         """Bytes upstream → client."""
         return self._down.moved
 
@@ -233,7 +233,7 @@ class Relay:
         if not self.patient and (framing is None or framing.boundary):
             return self._leave()
         if self._looking is None and (framing is None or framing.idle):
-            self._looking = self._clock.callLater(QUIET_SECONDS, self._look, self.sent + self.received)
+            self._looking = self._clock.callLater(QUIET_SECONDS, self._look, self.from_client + self.to_client)
         return False
 
     def _look(self, moved: int) -> None:
@@ -241,7 +241,7 @@ class Relay:
         self._looking = None
         framing = self.framing
         idle = framing is None or framing.idle
-        if idle and moved == self.sent + self.received and not (self._client.pending or self._upstream.pending):
+        if idle and moved == self.from_client + self.to_client and not (self._client.pending or self._upstream.pending):
             self._leave()
         else:
             self.take_leave()
@@ -292,7 +292,7 @@ class Relay:
 
     def _state(self) -> tuple[int, ...]:
         """Different whenever something has moved."""
-        return self.sent, self.received, self._client.pending, self._upstream.pending
+        return self.from_client, self.to_client, self._client.pending, self._upstream.pending
 
     def deaf(self, pipe: Pipe, sink: Transport, reason: str) -> None:
         """The sink takes no more. What an upstream said before that, such as why, the client still hears.

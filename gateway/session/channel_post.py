@@ -182,7 +182,7 @@ class Post:
     # --- the message ------------------------------------------------------------------------------------------------
 
     def _publish(self, payload: bytes) -> Sequence[Command]:
-        self._record.sent = len(payload)
+        self._record.from_client = len(payload)
         place = self._request.place
         message = Message(place.topic, payload, 1, False, place.properties(payload))
         return self._patient(self._delivery.begin(message))

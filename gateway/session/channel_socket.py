@@ -73,7 +73,7 @@ _PUBLIC: Final = {GOING_AWAY: SHUTDOWN, POLICY: FORBIDDEN, TRY_LATER: UNAVAILABL
 
 
 class ChannelSocket:
-    """`handle(event) -> [command]` from the upgrade on. sent, received: bytes of frames, to and from the client."""
+    """`handle(event) -> [command]` from the upgrade on. from_client, to_client: bytes of frames."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class ChannelSocket:
         terms: Terms,
     ) -> None:
         self._request, self._thing, self._rights, self._watch = request, thing, rights, watch
-        self.sent = self.received = 0
+        self.from_client = self.to_client = 0
         self._station, self._questions, self._clock, self._expires = station, questions, terms.clock, terms.expires
         self._messages = ClientMessages(request.place.room)
         self._topic = request.place.topic
@@ -98,7 +98,7 @@ class ChannelSocket:
         self._over = False
 
     def moved(self) -> tuple[int, int]:
-        return self.sent, self.received
+        return self.from_client, self.to_client
 
     def begin(self) -> Sequence[Command]:
         self._next_ping = self._clock() + self._station.interval
@@ -117,7 +117,7 @@ class ChannelSocket:
 
     def _data(self, event: Data) -> Sequence[Command]:
         self._heard = True
-        self.received += len(event.data)
+        self.from_client += len(event.data)
         messages, commands = self._messages, list[Command]()
         messages.receive(event.data)
         try:
@@ -184,7 +184,7 @@ class ChannelSocket:
         return self._sent(data)
 
     def _sent(self, data: bytes) -> Sequence[Command]:
-        self.sent += len(data)
+        self.to_client += len(data)
         return (Send(Side.CLIENT, data),)
 
     # --- from elsewhere ---------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class ChannelSocket:
         commands = self._station.handle(event)
         for command in commands:
             if isinstance(command, Send) and command.side is Side.CLIENT:
-                self.sent += len(command.data)
+                self.to_client += len(command.data)
         return *commands, *self._goodbyes()
 
     def _dismissed(self, event: Dismissed) -> Sequence[Command]:

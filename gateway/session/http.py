@@ -368,7 +368,7 @@ class HTTPSession:
         if self._socket is not None:
             commands = self._socket.handle(Ended())
             if isinstance(self._socket, ChannelSocket):
-                self.facts.sent, self.facts.received = self._socket.moved()
+                self.facts.from_client, self.facts.to_client = self._socket.moved()
             return commands
         commands = () if self._exchange is None else self._exchange.abandon("the connection was ended")
         self._exchange = None

@@ -145,7 +145,7 @@ class Exchange:
         length = self._out.head.length
         if length == len(data):
             # All at once, as most bodies come, and those of no length.
-            self._buffer, self._record.sent = data, length
+            self._buffer, self._record.from_client = data, length
         else:
             self._body = Body(length, chunked=length == CHUNKED)
             self._buffer = self._take(data)
@@ -216,7 +216,7 @@ class Exchange:
             self.ahead += data
             return b""
         ready, used = self._body.feed(data)
-        self._record.sent = self._body.moved
+        self._record.from_client = self._body.moved
         if used < len(data):
             self.ahead += data[used:]
         return ready
@@ -291,7 +291,7 @@ class Exchange:
         told = told_response(raw, chunked, self.keep, request.http11)
         if length == len(data):
             # All at once, as most answers come.
-            self._record.received = length
+            self._record.to_client = length
             return self._complete(told + data, clean=True)
         self._answer = Body(length, chunked=chunked)
         try:
@@ -313,7 +313,7 @@ class Exchange:
         ready, used = (b"", 0) if answer.done else answer.feed(data)
         if before:
             ready = before + ready
-        self._record.received = answer.moved
+        self._record.to_client = answer.moved
         if answer.done:
             return self._complete(ready, clean=used == len(data))
         sent: list[Command] = [Send(Side.CLIENT, ready)] if ready else []

@@ -73,11 +73,11 @@ class MQTTSession:
         "_client",
         "_clock",
         "_current",
+        "_from_client",
         "_link",
         "_over_limit",
-        "_received",
-        "_sent",
         "_state",
+        "_to_client",
         "facts",
     )
 
@@ -88,7 +88,7 @@ class MQTTSession:
         self._client = Address("", 0)
         self._buffer = bytearray()
         self._over_limit = False
-        self._sent = self._received = 0
+        self._from_client = self._to_client = 0
         self._link: HubLink | BrokerLink | None = None
 
     def handle(self, event: Event) -> Sequence[Command]:
@@ -103,11 +103,11 @@ class MQTTSession:
         return self._close(f"{type(event).__name__} while {state.name.lower()}")
 
     def moved(self) -> tuple[int, int]:
-        return self._sent, self._received
+        return self._from_client, self._to_client
 
     def _linked(self, event: Event) -> Sequence[Command]:
         if type(event) is Data and event.side is Side.CLIENT:
-            self._received += len(event.data)
+            self._from_client += len(event.data)
         link = self._link
         assert link is not None  # the state says so
         return self._answered(link, link.handle(event))
@@ -115,7 +115,7 @@ class MQTTSession:
     def _answered(self, link: HubLink | BrokerLink, commands: Sequence[Command]) -> Sequence[Command]:
         for command in commands:
             if type(command) is Send and command.side is Side.CLIENT:
-                self._sent += len(command.data)
+                self._to_client += len(command.data)
         if link.over:
             self._state = State.CLOSED
         return commands
@@ -141,7 +141,7 @@ class MQTTSession:
     # --- CONNECT ----------------------------------------------------------------------------------------------------
 
     def _heard(self, event: Data) -> Sequence[Command]:
-        self._received += len(event.data)
+        self._from_client += len(event.data)
         self._buffer += event.data
         try:
             found = self._connect()
@@ -256,7 +256,7 @@ class MQTTSession:
         if self._link is not None:
             self._link.close(will=True)
             self.facts.dropped = self._link.dropped or None
-        self.facts.sent, self.facts.received = self._sent, self._received
+        self.facts.from_client, self.facts.to_client = self._from_client, self._to_client
         self._state = State.CLOSED
         return ()
 

@@ -343,7 +343,7 @@ class Asked(NamedTuple):
 class RequestRecord:
     """Write this audit record of one HTTP request. The driver adds the time, the connection, the listener, the client.
 
-    status: what the client was told; 0: nothing. sent, received: bytes of the bodies, to the upstream and from it.
+    status: what the client was told; 0: nothing. from_client, to_client: bytes of the bodies.
     seconds: from the complete head to the end of the answer. reason: of a refusal or a failure, the true one.
     """
 
@@ -352,8 +352,8 @@ class RequestRecord:
     status: int = 0
     upstream: str | None = None
     decision: str = "refused"
-    sent: int = 0
-    received: int = 0
+    from_client: int = 0
+    to_client: int = 0
     seconds: float = 0.0
     reason: str | None = None
 
@@ -401,7 +401,7 @@ class Facts:
     """What the audit record says of a session; filled in by the session as it learns, read by the driver.
 
     user: what the client called itself. subject: what was proven, by the token `jti` or the certificate `serial`.
-    client_id: of MQTT. sent, received: bytes to and from the client, once they are known. dropped: messages that were
+    client_id: of MQTT. from_client, to_client: bytes, once they are known. dropped: messages that were
     for it, and that it did not take in time.
     """
 
@@ -417,8 +417,8 @@ class Facts:
     decision: str = "refused"
     rule: str | None = None
     client_id: str | None = None
-    sent: int | None = None
-    received: int | None = None
+    from_client: int | None = None
+    to_client: int | None = None
     dropped: int | None = None
 
 

@@ -343,8 +343,8 @@ def test_subject_and_bytes_are_in_the_audit(ways: dict[str, Way]) -> None:
     record = way.gateway.audit()[-1]
     assert record["subject"] == "http-adapter"
     assert record["rule"] == "[tunnel:things] rules, line 1: allow http-adapter all"
-    assert 1000 < record["sent"] < 3000
-    assert 1000 < record["received"] < 3000
+    assert 1000 < record["from_client"] < 3000
+    assert 1000 < record["to_client"] < 3000
 
 
 def test_gateway_that_is_started_anew(ways: dict[str, Way]) -> None:

@@ -269,7 +269,7 @@ def test_large_upload(site: Site) -> None:
         assert client.ask(b"0\r\n\r\n").status == 204
         assert sum(got) >= 1022 * 65_536
         (record,) = site.records(client, 1)
-        assert record["sent"] == 64 * MB
+        assert record["from_client"] == 64 * MB
 
 
 def test_a_client_that_does_not_read_a_download(site: Site) -> None:
@@ -782,7 +782,7 @@ def test_one_record_for_each_request(site: Site) -> None:
             ("POST", "/b"),
             ("GET", "/down"),
         ]
-        assert [record["sent"] for record in found] == [0, 3, 0]
+        assert [record["from_client"] for record in found] == [0, 3, 0]
         assert {record["listener"] for record in found} == {"https:main"}
         assert len({record["connection"] for record in found}) == 1
         assert "secret" not in str(found)
@@ -852,7 +852,7 @@ def test_shutdown_waits_for_a_download(tmp_path: Path) -> None:
             assert len(answer.body) == 10_000
             assert busy.ending() is End.ORDERLY
         assert gateway.process.wait(10) == 0
-        assert gateway.audit("request")[-1]["received"] == 10_000
+        assert gateway.audit("request")[-1]["to_client"] == 10_000
         check_no_secret(gateway)
 
 

@@ -313,7 +313,7 @@ def test_audit(site: Site) -> None:
     both = {"time", "event", "connection"}
     assert known.items() <= opened.items()
     assert set(opened) == set(known) | both
-    expected = {**known, "sent": 10, "received": 17, "reason": "the client closed the connection"}
+    expected = {**known, "from_client": 10, "to_client": 17, "reason": "the client closed the connection"}
     assert expected.items() <= closed.items()
     assert set(closed) == set(expected) | both | {"seconds"}
     assert "not for" not in (site.folder / "audit.jsonl").read_text() + site.gateway.log.read_text()

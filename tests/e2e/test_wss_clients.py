@@ -133,8 +133,8 @@ def test_deflate_is_agreed_on_end_to_end(site: Site, opener: Opener) -> None:
         socket.close(1000, "")
     wait_until(lambda: len(site.gateway.audit()) > ended, "the record of its end")
     record = site.gateway.audit()[-1]
-    assert 1000 < record["sent"] < len(text) / 20
-    assert 1000 < record["received"] < len(text) / 20
+    assert 1000 < record["from_client"] < len(text) / 20
+    assert 1000 < record["to_client"] < len(text) / 20
 
 
 def test_no_deflate_unless_the_client_wants_it(site: Site, opener: Opener) -> None:

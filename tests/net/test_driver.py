@@ -505,7 +505,7 @@ def test_an_open_session_relays_and_counts(bench: Make):
     one.far.sock.close()
     record = one.ended()
     assert record["reason"] == "the client closed the connection"
-    assert (record["sent"], record["received"]) == (10, len(READY) + 9)
+    assert (record["from_client"], record["to_client"]) == (10, len(READY) + 9)
     assert record["seconds"] == 12.5
     assert one.session.of(Data) == []
     assert one.session.of(Lost) == []
@@ -869,7 +869,7 @@ def test_mail_is_delivered_at_once_and_counted(bench: Make):
     # Nobody had to do more with it.
     assert one.session.of(Mail) == []
     one.driver.shut_down()
-    assert one.ended()["sent"] == 15
+    assert one.ended()["to_client"] == 15
 
 
 def test_nothing_is_delivered_after_the_end(bench: Make):
@@ -879,12 +879,14 @@ def test_nothing_is_delivered_after_the_end(bench: Make):
     assert one.client.data == b"bye"
 
 
-@pytest.mark.parametrize(("sent", "received"), [(None, None), (12, 34)])
-def test_what_a_session_has_counted_is_in_the_record_of_its_end(bench: Make, sent: int | None, received: int | None):
+@pytest.mark.parametrize(("from_client", "to_client"), [(None, None), (12, 34)])
+def test_what_a_session_has_counted_is_in_the_record_of_its_end(
+    bench: Make, from_client: int | None, to_client: int | None
+):
     one = bench({Opened: [Close("over")]})
-    one.session.facts.sent, one.session.facts.received = sent, received
+    one.session.facts.from_client, one.session.facts.to_client = from_client, to_client
     record = one.start().ended()
-    assert (record["sent"], record["received"]) == (sent or 0, received or 0)
+    assert (record["from_client"], record["to_client"]) == (from_client or 0, to_client or 0)
     assert "dropped" not in record
 
 

@@ -730,7 +730,9 @@ def asked(status: int = 200, **more: Any) -> RequestRecord:
 
 
 def test_a_request_is_recorded_with_where_it_came_from(bench: Make):
-    one = bench({Data: [asked(sent=3, received=4, seconds=0.25, upstream="10.0.0.1:80", decision="allowed")]}).start()
+    one = bench(
+        {Data: [asked(from_client=3, to_client=4, seconds=0.25, upstream="10.0.0.1:80", decision="allowed")]}
+    ).start()
     one.client.write(b"x")
     one.until(lambda: one.records("request"))
     assert one.records("request") == [
@@ -744,8 +746,8 @@ def test_a_request_is_recorded_with_where_it_came_from(bench: Make):
             "host": "things.example.org",
             "path": "/channels/1",
             "status": 200,
-            "sent": 3,
-            "received": 4,
+            "from_client": 3,
+            "to_client": 4,
             "seconds": 0.25,
             "decision": "allowed",
             "route": "main",
@@ -801,7 +803,7 @@ def test_a_websocket_leaves_its_request_and_its_end(bench: Make):
     one.client.sock.close()
     one.far.sock.close()
     record = one.ended()
-    assert (record["sent"], record["received"]) == (6, 0)
+    assert (record["from_client"], record["to_client"]) == (6, 0)
     assert [entry["event"] for entry in one.house.audit] == ["request", "close"]
 
 

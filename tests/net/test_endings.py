@@ -187,7 +187,7 @@ def test_what_is_told_of_it(bench: Make) -> None:
     one.driver.deliver(b"12345")
     live = one.driver.live("open")
     assert live is not None
-    assert live.sent == 15
+    assert live.to_client == 25
     one.driver._end("over")
     assert one.driver.live("open") is None
 
@@ -198,7 +198,7 @@ def test_what_is_told_of_a_relayed_one(bench: Make) -> None:
     one.until(lambda: one.far.data == b"12345")
     live = one.driver.live("opening")
     assert live is not None
-    assert (live.sent, live.received, live.state) == (5, len(READY), "open")
+    assert (live.from_client, live.to_client, live.state) == (5, len(READY), "open")
 
 
 # --- all of them ------------------------------------------------------------------------------------------------------

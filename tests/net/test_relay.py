@@ -165,7 +165,7 @@ def test_both_directions_at_once_byte_for_byte(splice: Make, tls: str, buffer: i
     one.until(lambda: len(one.client.data) == len(down) and len(one.upstream.data) == len(up) + 5)
     assert one.client.data == down
     assert one.upstream.data == b"ahead" + up
-    assert (one.relay.sent, one.relay.received) == (len(up) + 5, len(down))
+    assert (one.relay.from_client, one.relay.to_client) == (len(up) + 5, len(down))
     assert one.ended == []
 
 
@@ -298,7 +298,7 @@ def test_a_hang_up_behind_a_slow_client_loses_no_row(splice: Make, tls: str):
     one.client.sock.close()
     one.reactor.until(lambda: one.ended)
     assert one.ended == ["the upstream closed the connection"]
-    assert one.relay.received == len(data)
+    assert one.relay.to_client == len(data)
 
 
 def test_a_slow_client_that_reads_is_waited_for(splice: Make):
@@ -402,8 +402,8 @@ def test_half_ended_it_lives_while_it_is_being_read(splice: Make, first: str):
     one.reactor.until(lambda: side.pending, writer.step)
     one.reactor.advance(LINGER_SECONDS)
     while writer.outbox or side.pending:
-        before = side.pending, one.relay.sent + one.relay.received
-        while before == (side.pending, one.relay.sent + one.relay.received):
+        before = side.pending, one.relay.from_client + one.relay.to_client
+        while before == (side.pending, one.relay.from_client + one.relay.to_client):
             reader.read(500)
             writer.step()
             one.reactor.settle()
@@ -520,7 +520,7 @@ def test_what_waited_before_the_start_comes_first_and_nothing_is_read_for_it(spl
     one.until(lambda: len(one.client.data) == 70_000 and len(one.upstream.data) == 70_005)
     assert one.client.data == b"h" * 50_000 + b"d" * 20_000
     assert one.upstream.data == b"H" * 50_000 + b"ahead" + b"u" * 20_000
-    assert (one.relay.sent, one.relay.received) == (20_005, 20_000)
+    assert (one.relay.from_client, one.relay.to_client) == (20_005, 20_000)
 
 
 # --- faithful: a side that broke is never passed on as one that ended ----------------------------------------------
@@ -578,7 +578,7 @@ def test_what_waits_is_sent_before_the_reset(splice: Make):
         if not one.client_side.pending:
             one.reactor.advance(0.1)
     assert one.client.end == "cut"
-    assert len(one.client.data) == one.relay.received
+    assert len(one.client.data) == one.relay.to_client
 
 
 @pytest.mark.parametrize("faithful", [False, True])
@@ -668,7 +668,7 @@ def test_a_farewell_is_never_put_inside_a_message(busy: Splice, cut: int):
     busy.until(lambda: busy.client.end)
     assert busy.client.data == READY + message + FATAL
     assert busy.ended == ["expired"]
-    assert busy.relay.received == len(READY + message)
+    assert busy.relay.to_client == len(READY + message)
 
 
 def test_the_patient_cut_nothing_short(busy: Splice):
@@ -770,7 +770,7 @@ def slow(splice: Make) -> Splice:
     one.ask(b"Q")
     one.upstream.write(row(50_000) + READY)
     one.reactor.settle()
-    assert one.relay.received == len(row(50_000) + READY)
+    assert one.relay.to_client == len(row(50_000) + READY)
     assert one.client_side.pending
     return one
 
@@ -1033,8 +1033,8 @@ def test_it_ends_exactly_once_whatever_happens(steps: list[str], narrow: bool, f
     assert len(one.ended) == 1
     assert one.both_closed()
     assert reactor.getDelayedCalls() == []
-    assert one.relay.sent >= len(one.upstream.data)
-    assert one.relay.received >= len(one.client.data) - len(FATAL)
+    assert one.relay.from_client >= len(one.upstream.data)
+    assert one.relay.to_client >= len(one.client.data) - len(FATAL)
     poller.close()
 
 

@@ -462,7 +462,7 @@ def test_it_opens_once_it_is_subscribed() -> None:
     assert one.deadline == PING_SECONDS
     one.broker(Publish(TOPIC, b"abc"))
     one.lose(Side.CLIENT)
-    assert (one.session.facts.sent, one.session.facts.received) == (5, 0)
+    assert (one.session.facts.to_client, one.session.facts.from_client) == (5, 0)
 
 
 def test_who_may_not_subscribe_does_not() -> None:

@@ -105,7 +105,7 @@ def test_a_message() -> None:
     assert site.heard == [Message(TOPIC, b"\0\xff", 1, False, Properties(content_type="application/octet-stream"))]
     assert site.heard[0].payload == b"\0\xff"
     record = one.record
-    assert (record.status, record.decision, record.sent, record.received) == (202, "allowed", 2, 0)
+    assert (record.status, record.decision, record.from_client, record.to_client) == (202, "allowed", 2, 0)
     assert record.passage[:2] == ("http", THING)
     assert record.passage.serial is not None
     assert one.office.counted == [THING]
@@ -218,7 +218,7 @@ def test_a_body_in_chunks(bytewise: bool) -> None:
         one.client(data + posted(body=b"next"))
     assert [heard.payload for heard in site.heard] == [b"hello", *([] if bytewise else [b"next"])]
     assert set(answers(one)) == {202}
-    assert one.of(RequestRecord)[0].sent == 5
+    assert one.of(RequestRecord)[0].from_client == 5
 
 
 def test_a_client_that_waits_to_be_asked_for_its_body() -> None:
@@ -724,7 +724,7 @@ def test_a_client_that_does_not_wait_for_the_answer() -> None:
     one.post(PATH)
     one.lose(Side.CLIENT, orderly=True)
     assert one.record.status == 0
-    assert one.record.sent == 5
+    assert one.record.from_client == 5
     hub.answer(Reason.SUCCESS)
 
 

@@ -548,7 +548,7 @@ def test_what_the_record_of_the_end_says() -> None:
     one.client(frame(TEXT, b"hello"))
     one.client(frame(CLOSE))
     assert one.parted(1000) == "the client has closed the WebSocket"
-    assert (one.session.facts.sent, one.session.facts.received) == (7, 11 + 6)
+    assert (one.session.facts.to_client, one.session.facts.from_client) == (7, 11 + 6)
     assert len(one.of(RequestRecord)) == 1
     assert not one.of(Hold)
 

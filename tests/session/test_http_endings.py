@@ -172,7 +172,7 @@ def test_what_a_connection_has_moved() -> None:
     one = channel()
     data = frame(TEXT, b"hello")
     one.client(data)
-    assert one.session.moved() == (7, len(data))
+    assert one.session.moved() == (len(data), 7)
     one = connected()
     before = one.session.moved()
     one.client(sent(PingReq()))

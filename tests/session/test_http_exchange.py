@@ -89,7 +89,7 @@ def test_one_request_in_full() -> None:
     record = one.record
     assert rest == [Release(), record, SetDeadline(KEEPALIVE)]
     assert (record.status, record.upstream, record.decision) == (200, str(FIRST), "allowed")
-    assert (record.sent, record.received, record.seconds, record.reason) == (0, 2, 2.0, None)
+    assert (record.from_client, record.to_client, record.seconds, record.reason) == (0, 2, 2.0, None)
 
 
 def test_an_idle_connection_is_asked_at_once() -> None:
@@ -292,7 +292,7 @@ def test_a_counted_body() -> None:
     assert one.asked.body == b"0123456789"
     assert one.deadline == RESPONSE
     one.upstream(sized())
-    assert (one.record.sent, one.record.received) == (10, 2)
+    assert (one.record.from_client, one.record.to_client) == (10, 2)
 
 
 @given(st.lists(st.integers(1, 40), max_size=8), st.booleans())
@@ -320,7 +320,7 @@ def test_a_chunked_body_however_it_is_cut(cuts: list[int], early: bool) -> None:
     assert content == b"abc" + b"d" * 20
     assert body[at:] == b"0\r\nX-Sum: 7\r\n\r\n"
     one.upstream(sized())
-    assert one.record.sent == 23
+    assert one.record.from_client == 23
     one.tell(Dialed())
     assert one.sent(Side.UPSTREAM).count(b"X-Smuggled: 1") == 1
     assert b"GET /next HTTP/1.1\r\nHost: gw.example\r\nX-Smuggled: 1\r\nAuthorization:" in one.sent(Side.UPSTREAM)
@@ -395,7 +395,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body() -> None:
         one = Conversation().ask(POST + b"012")
         one.lose(Side.CLIENT, orderly=orderly)
         assert one.record.reason == "the client's connection: it broke"
-        assert (one.record.status, one.record.sent) == (0, 3)
+        assert (one.record.status, one.record.from_client) == (0, 3)
         assert not one.of(Release)
 
 
@@ -523,7 +523,7 @@ def test_a_chunked_answer_however_it_is_cut(cuts: list[int]) -> None:
     assert one.answered.one("Transfer-Encoding") == "chunked"
     assert one.answered.one("Content-Length") is None
     assert one.answered.body.endswith(b"0\r\nX-Sum: 7\r\n\r\n")
-    assert one.record.received == 23
+    assert one.record.to_client == 23
     assert one.of(Release)
     assert one.closed is None
 

@@ -397,9 +397,9 @@ def test_all_bytes_of_the_client_are_counted():
     talk = World().client()
     connect = len(mqtt.serialize(hello(), V311))
     talk.said(PingReq()).gone()
-    assert (talk.session.facts.received, talk.session.facts.sent) == (connect + 2, 4 + 2)
+    assert (talk.session.facts.from_client, talk.session.facts.to_client) == (connect + 2, 4 + 2)
     refused = World().talk().client(b"\x10\x00")
-    assert (refused.session.facts.received, refused.session.facts.sent) == (2, 0)
+    assert (refused.session.facts.from_client, refused.session.facts.to_client) == (2, 0)
 
 
 def test_the_key_is_in_no_word_of_it():
