@@ -24,6 +24,7 @@ import psutil
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tests import audit_page
 from tests.pki import Issued, issue, make_ca, write_pem
 from tests.servers import PostgresServer, free_port
 
@@ -295,10 +296,14 @@ class RunningGateway:
         }
 
     def audit(self, event: str = "close") -> list[dict[str, Any]]:
+        """The records so far, of which docs/audit.md knows every key."""
         path = self.folder / "audit.jsonl"
         # What stands after the last line feed is being written just now.
         lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
-        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+        entries = [json.loads(line) for line in lines]
+        for entry in entries:
+            assert entry.keys() <= audit_page.KEYS[entry["event"]], entry
+        return [entry for entry in entries if entry["event"] == event]
 
     def end_of(self, client: str) -> dict[str, Any]:
         """The one record of the end of the connection from that address, once it has ended."""

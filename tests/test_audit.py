@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from zope.interface import implementer
 from gateway import audit
 from gateway.audit import Audit, record, request_record, whence
 from gateway.session.vocabulary import Asked, Facts, Passage, RequestRecord
+from tests import audit_page
 from tests.wires import no_new_descriptors
 
 NOW = 1_900_000_000.1234
@@ -133,6 +135,15 @@ def test_what_is_not_known_of_a_request_is_left_out_but_zero_is_known():
         "seconds": 0.0,
         "decision": "refused",
     }
+
+
+def test_the_page_has_every_key_and_no_other():
+    """Which of them comes in which record is looked at wherever a test reads a real gateway's (tests/gateways.py)."""
+    facts = {field.name for field in fields(Facts)}
+    request = json.loads(request_record(NOW, WHERE, RequestRecord(ASKED, Passage(*"abcd"), upstream="", reason="")))
+    operators = {"uid", "connections", "killed"}
+    assert set().union(*audit_page.KEYS.values()) == {*facts, *request, *operators, "action", "topic"}
+    assert audit_page.KEYS["request"] == request.keys()
 
 
 def _hostile_request(name: str) -> str:
