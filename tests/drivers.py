@@ -228,7 +228,7 @@ class Bench:
         assert closes == 0 if self.door.quiet else closes == 1 or (closes == 0 and self.records("request"))
         assert self.house.gone.count(self.driver) == 1
         assert self.driver._client.closed
-        assert self.driver._upstream is None or self.driver._upstream.closed
+        assert self.driver._upstream.transport is None or self.driver._upstream.transport.closed
 
 
 def _listening(folder: Path) -> socket.socket:

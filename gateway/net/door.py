@@ -1,12 +1,13 @@
 """What a connection finds when it arrives: the settings of its listener, and the house that all connections share.
 
-Owns these two shapes only.
+Owns these two shapes, and which peers are proxies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.certs import Certificates
@@ -38,6 +39,12 @@ class Door:
     grace: float
     quiet: bool = False
     latest: Callable[[], Door] | None = None
+
+    def expects_proxy(self, host: str) -> bool:
+        """host: the peer's IP address; empty for a Unix socket, of which nobody is a proxy."""
+        if not (self.proxy_networks and host):
+            return False
+        return any(ip_address(host) in network for network in self.proxy_networks)
 
 
 class House(Protocol):

@@ -9,24 +9,23 @@ records of its requests have told everything.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
-from ipaddress import ip_address
+from collections.abc import Callable
 from typing import Any
 
 from twisted.logger import Logger
 
 from gateway.certs import tls_facts
 from gateway.errors import ProtocolError, UpstreamError
-from gateway.net import dial
 from gateway.net.deadline import Deadline
 from gateway.net.door import Door, House
 from gateway.net.live import Live, Stage
+from gateway.net.owner import OVER
 from gateway.net.records import Records
 from gateway.net.relay import Relay
 from gateway.net.stillness import Stillness
 from gateway.net.stream import SIZE
 from gateway.net.transport import Transport
-from gateway.rules import Network
+from gateway.net.upstream_side import UpstreamSide
 from gateway.session.vocabulary import (
     Close,
     Command,
@@ -39,7 +38,6 @@ from gateway.session.vocabulary import (
     Enter,
     Event,
     Expired,
-    Facts,
     HangUp,
     Hold,
     Idle,
@@ -82,7 +80,6 @@ class Driver:
         "_congested",
         "_deadline",
         "_delivered",
-        "_dial",
         "_door",
         "_events",
         "_expires",
@@ -95,7 +92,6 @@ class Driver:
         "_running",
         "_session",
         "_stillness",
-        "_target",
         "_upstream",
         "address",
         "number",
@@ -109,9 +105,7 @@ class Driver:
         self.subject: str | None = None  # what `house.admit` counted
         self._session: Session = door.session(self)
         self._client = Transport(house.poller, house.reactor, sock, self)
-        self._upstream: Transport | None = None
-        self._dial: dial.Dial | None = None
-        self._target: Dial | None = None
+        self._upstream = UpstreamSide(house)
         self._relay: Relay | None = None
         self._header: ProxyHeader | None = None
         self._events: list[Event] = []
@@ -169,7 +163,7 @@ class Driver:
 
     def start(self, *, as_client: bool = False) -> None:
         """Read the PROXY header where one is due, then open the session. as_client: none is, whoever the peer is."""
-        if not as_client and _within(self._records.client.host, self._door.proxy_networks):
+        if not as_client and self._door.expects_proxy(self._records.client.host):
             self._header = ProxyHeader()
             self._set_deadline(SetDeadline(self._door.handshake_timeout))
             self._client.limit(self._header.needs)
@@ -240,19 +234,19 @@ class Driver:
     def secured(self, transport: Transport) -> None:
         connection = transport.connection
         assert connection is not None  # it has just finished its handshake
-        if transport is self._upstream and self._target is not None:
-            context = self._door.certificates.client(self._target.upstream, self._target.login)
+        if transport is self._client:
+            if not self.renew():
+                self._end("TLS: the client certificate is not trusted any more, since a reload")
+                return
+        else:
             try:
-                context.verify(connection, self._target.address.host)
+                self._upstream.verify(self._door.certificates)
             except UpstreamError as error:
-                self._drop_upstream()
+                self._upstream.drop()
                 self.tell(Lost(Side.UPSTREAM, str(error)))
                 return
             if self._client.pending:
                 transport.pause()  # which was read in spite of that, to shake hands
-        if transport is self._client and not self.renew():
-            self._end("TLS: the client certificate is not trusted any more, since a reload")
-            return
         self.tell(Secured(self._side(transport), tls_facts(connection, issuers=transport is self._client)))
 
     def lost(self, transport: Transport, reason: str) -> None:
@@ -273,15 +267,11 @@ class Driver:
         certificates = self._door.certificates
         if command.side is Side.CLIENT:
             self._client.start_tls(certificates.server(self._door.name).connection, small=command.small)
-        elif self._upstream is not None and self._target is not None:
-            host = self._target.address.host
-            try:
-                context = certificates.client(self._target.upstream, self._target.login)
-            except LookupError:
-                # A cancel for a session that is older than a reload which took its upstream away.
-                self.tell(Lost(Side.UPSTREAM, "the upstream is not configured any more"))
-                return
-            self._upstream.start_tls(lambda sock: context.connection(sock, host), small=command.small)
+            return
+        try:
+            self._upstream.start_tls(certificates, small=command.small)
+        except UpstreamError as error:
+            self.tell(Lost(Side.UPSTREAM, str(error)))
 
     def _set_deadline(self, command: SetDeadline) -> None:
         if command.seconds is None:
@@ -300,75 +290,47 @@ class Driver:
     def _stalled(self) -> Side | None:
         if self._client.pending:
             return Side.CLIENT
-        return Side.UPSTREAM if self._upstream is not None and self._upstream.pending else None
+        upstream = self._upstream.transport
+        return Side.UPSTREAM if upstream is not None and upstream.pending else None
 
     def _dial_upstream(self, command: Dial) -> None:
         self._house.opened(self)
-        if self._upstream is not None or self._dial is not None:
+        if self._upstream.begun:
             self._hang_up()
-        self._target = command
-        self._dial = dial.Dial(
-            self._house.reactor,
-            self._house.poller,
-            command.address,
-            self._connected,
-            self._not_connected,
-            command.upstream.connect_timeout,
-        )
+        self._upstream.dial(command, self._connected, self._not_connected)
 
     def _reuse(self, command: Reuse) -> None:
         self._house.opened(self)
-        if self._upstream is not None or self._dial is not None:
+        if self._upstream.begun:
             self._hang_up()
-        self._target = command.dial
-        # Other contexts, other trust: what one of them has verified is not for a session of the other's.
-        upstream = self._house.pool.take((self._door.certificates, command.dial.name))
-        upstream.adopt(self)
-        self._take_upstream(upstream)
+        self._take_upstream(self._upstream.reuse(command.dial, self._door.certificates, self))
 
     def _connected(self, sock: socket.socket) -> None:
-        self._dial = None
-        upstream = Transport(self._house.poller, self._house.reactor, sock, self)
-        upstream.resume()
-        self._take_upstream(upstream)
+        self._take_upstream(self._upstream.connected(sock, self))
         self.tell(Dialed())
 
     def _take_upstream(self, upstream: Transport) -> None:
-        self._upstream = upstream
         upstream.when_drained(self._hear_client)
         if self._client.pending:
             upstream.pause()
 
     def _not_connected(self, reason: str) -> None:
-        self._dial = None
+        self._upstream.failed()
         self.tell(Lost(Side.UPSTREAM, reason))
 
     def _release(self, _: Release) -> None:
-        upstream, target = self._upstream, self._target
-        if upstream is None or target is None:
-            return
-        self._upstream = None
-        self._house.pool.put((self._door.certificates, target.name), upstream)
-        if upstream.closed:
+        released = self._upstream.release(self._door.certificates)
+        if released is not None and released.closed:
             self._hear_client()  # which may have waited for it
 
     def _hang_up(self, command: HangUp | None = None) -> None:
-        if command is not None and command.orderly and self._upstream is not None:
+        if command is not None and command.orderly:
             self._upstream.close()
-            self._upstream = None
-        self._drop_upstream()
+        self._upstream.drop()
         if self._events:
             # What that one may still have to say is nothing that the next one said.
             self._events = [event for event in self._events if getattr(event, "side", None) is not Side.UPSTREAM]
         self._hear_client()
-
-    def _drop_upstream(self) -> None:
-        if self._dial is not None:
-            self._dial.cancel()
-            self._dial = None
-        if self._upstream is not None:
-            self._upstream.abort()
-            self._upstream = None
 
     def _hold(self, _: Hold) -> None:
         self._held = True
@@ -380,33 +342,42 @@ class Driver:
 
     def _hear_client(self) -> None:
         """Read from the client, unless the session or what it has sent already keeps it waiting."""
-        if not self._held and (self._upstream is None or not self._upstream.pending):
+        upstream = self._upstream.transport
+        if not self._held and (upstream is None or not upstream.pending):
             self._client.proceed()
 
     def _client_drained(self) -> None:
-        if self._upstream is not None:
-            self._upstream.proceed()
+        upstream = self._upstream.transport
+        if upstream is not None:
+            upstream.proceed()
         if self._congested and not self._client.pending:
             self._congested = False
             self.tell(Drained())
 
     def _send(self, command: Send) -> None:
-        """What one side does not take at once stops the other: at most one read of it waits."""
-        client, upstream = self._client, self._upstream
-        sink, source = (client, upstream) if command.side is Side.CLIENT else (upstream, client)
-        if sink is None:
+        sink = self._client if command.side is Side.CLIENT else self._upstream.transport
+        if sink is not None:
+            sink.write(command.data)
+            if sink.pending:
+                self._hold_back(sink, len(command.data))
+
+    def _hold_back(self, sink: Transport, said: int) -> None:
+        """What one side does not take at once stops the other: at most one read of it waits.
+
+        said: bytes that were said at once, which may be as many as a session lets it be.
+        """
+        client, upstream = self._client, self._upstream.transport
+        source = upstream if sink is client else client
+        if source is not None:
+            source.pause()
+        if sink.pending <= max(MAX_PENDING, said):
             return
-        sink.write(command.data)
-        if sink.pending:
-            if source is not None:
-                source.pause()
-            # What is said at once may be as large as a session lets it be.
-            if sink is client and sink.pending > max(MAX_PENDING, len(command.data)):
-                self._end("the client does not read what it asks for")
-                client.abort()
-            elif sink is upstream and sink.pending > max(MAX_PENDING, len(command.data)):
-                self._drop_upstream()
-                self.tell(Lost(Side.UPSTREAM, "it does not read what it asks for"))
+        if sink is client:
+            self._end("the client does not read what it asks for")
+            client.abort()
+        else:
+            self._upstream.drop()
+            self.tell(Lost(Side.UPSTREAM, "it does not read what it asks for"))
 
     def _record(self, command: RequestRecord) -> None:
         self._records.request(command)
@@ -420,14 +391,15 @@ class Driver:
         self._records.denied(command, self._session.facts)
 
     def _splice(self, command: Splice) -> None:
-        assert self._upstream is not None  # a session splices only after Dialed
+        upstream = self._upstream.transport
+        assert upstream is not None  # a session splices only after Dialed
         if not self._records.of_requests:
             self._records.opened(self._session.facts)
         self._deadline.stop()
         self._relay = Relay(
             self._house.reactor,
             self._client,
-            self._upstream,
+            upstream,
             command.framing,
             self._end,
             linger=command.linger,
@@ -436,9 +408,8 @@ class Driver:
         if command.expires is not None:
             self._expires = command.expires
             self._wait_for_expiry()
-        # What was dialed is not needed any more, and an idle session should cost little.
-        self._target = None
-        lost = [transport for transport in (self._client, self._upstream) if transport.closed]
+        self._upstream.settle()
+        lost = [transport for transport in (self._client, upstream) if transport.closed]
         if lost:
             self._relay.lost(lost[0], "it was gone when the session opened")
         else:
@@ -521,14 +492,14 @@ class Driver:
         self._deadline.close()
         self._last_words()
         if self._relay is None:
-            self._drop_upstream()
+            self._upstream.drop()
         else:
             self._relay.cut(reason)
         self._client.close(broken=broken)
         if self._relay is not None or self._records.lasting or not self._records.of_requests:
             self._record_end(reason)
         # These hold this driver: without this only the garbage collector would free it and its transports.
-        self._relay, self._session = None, _OVER
+        self._relay, self._session = None, OVER
         # Counted for as long as it has a socket: who does not take its refusal is still there.
         self._client.when_closed(self._leave)
 
@@ -550,25 +521,6 @@ class Driver:
         else:
             facts.from_client, facts.to_client = facts.from_client or 0, (facts.to_client or 0) + self._delivered
         self._records.closed(facts, reason)
-
-
-class _Over:
-    """The session of a driver that has ended."""
-
-    facts = Facts()
-
-    def handle(self, event: Event) -> Sequence[Command]:  # noqa: ARG002 - it hears nothing any more
-        return ()
-
-    def moved(self) -> tuple[int, int]:
-        return 0, 0
-
-
-_OVER = _Over()
-
-
-def _within(host: str, networks: tuple[Network, ...]) -> bool:
-    return bool(networks and host) and any(ip_address(host) in network for network in networks)
 
 
 _RUN: dict[type[Command], Callable[[Driver, Any], None]] = {

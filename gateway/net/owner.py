@@ -1,8 +1,11 @@
-"""Who is told what happens on a transport."""
+"""Who is told what happens on a transport; and what stands in for whoever has ended: an owner, and a session."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
+
+from gateway.session.vocabulary import Command, Event, Facts
 
 if TYPE_CHECKING:
     from gateway.net.transport import Transport
@@ -33,3 +36,18 @@ class _Nobody:
 
 
 NOBODY = _Nobody()
+
+
+class _Over:
+    """The session of a connection that has ended."""
+
+    facts = Facts()
+
+    def handle(self, event: Event) -> Sequence[Command]:  # noqa: ARG002 - it hears nothing any more
+        return ()
+
+    def moved(self) -> tuple[int, int]:
+        return 0, 0
+
+
+OVER = _Over()

@@ -12,13 +12,14 @@ from typing import Any
 
 from gateway.errors import Denied, ProtocolError, UpstreamError
 from gateway.identity import Identity, serial_number
-from gateway.policy import Allow, Request
-from gateway.restrictions import restrictions
+from gateway.policy import Allow
 from gateway.session import postgres_answers as answers
 from gateway.session.access import Access
 from gateway.session.cancel import CancelKeys, CancelTarget
+from gateway.session.postgres_cancel import CancelErrand, NotCancelled
 from gateway.session.postgres_startup import Startup
 from gateway.session.postgres_upstream import Link, Refused, UpstreamLogin
+from gateway.session.postgres_verdict import NotAllowed, verdict
 from gateway.session.vocabulary import (
     Close,
     Command,
@@ -54,8 +55,6 @@ from gateway.wire.postgres_framing import BackendFraming
 ALPN = b"postgresql"
 # What a client may send ahead of ReadyForQuery, after its password: an optimistic first query.
 MAX_AHEAD = 65_536
-# A cancel that the upstream does not answer by closing is given up after so many seconds.
-CANCEL_SECONDS = 10.0
 _CANCEL_KEY_SIZE = {wire.PROTOCOL_3_0: 4, wire.PROTOCOL_3_2: 32}
 
 
@@ -93,13 +92,13 @@ class PostgresSession:
         "_asked",
         "_buffer",
         "_cancel_key",
-        "_cancel_packet",
         "_cancels",
         "_certified",
         "_client",
         "_clock",
         "_current",
         "_direct",
+        "_errand",
         "_gssenc_refused",
         "_identity",
         "_last_answer",
@@ -139,7 +138,7 @@ class PostgresSession:
         self._last_answer = answers.UNREACHABLE
         self._last_reason = "the upstream has no address"
         self._cancel_key: tuple[int, bytes] | None = None
-        self._cancel_packet = b""
+        self._errand: CancelErrand | None = None
 
     def handle(self, event: Event) -> Sequence[Command]:
         if isinstance(event, Ended):
@@ -155,6 +154,10 @@ class PostgresSession:
             return self._close(f"protocol violation: {error}", answers.PROTOCOL_VIOLATION)
         except Denied as error:
             return self._close(f"authentication failed: {error}", answers.AUTHENTICATION_FAILED)
+        except NotAllowed as error:
+            return self._close(f"denied: {error}", answers.NOT_ALLOWED)
+        except NotCancelled as error:
+            return self._close(f"cancel: {error}")
 
     # --- ends -------------------------------------------------------------------------------------------------------
 
@@ -310,41 +313,15 @@ class PostgresSession:
 
     def _decide(self, identity: Identity) -> list[Command]:
         assert self._asked is not None  # the state says so
-        request = Request(
-            listener=self._access.listener,
-            # Replication belongs to no database: even where one is named, a base backup reads all of them.
-            database="" if self._asked.replication else self._asked.database,
-            user=identity.subject,
-            role=self._role(identity),
-            address=self._client.host,
-            replication=self._asked.replication,
-        )
-        if narrower := restrictions(identity.claims).refusal(
-            self._asked.database, self._client.host, self._asked.replication
-        ):
-            return self._close(f"denied: {narrower}", answers.NOT_ALLOWED)
-        verdict = self._current().policy.decide(identity, request)
-        if not isinstance(verdict, Allow):
-            return self._close(f"denied: {verdict.reason}", answers.NOT_ALLOWED)
-        if wire.sets_session_authorization(self._asked.parameters) and not verdict.superuser:
-            # Only a superuser can, and would not look like one until RESET SESSION AUTHORIZATION.
-            return self._close("denied: session_authorization set at start-up needs superuser=yes", answers.NOT_ALLOWED)
+        allowed = verdict(self._access, self._current(), identity, self._asked, self._client.host)
         if not self._questions.admit(identity.subject):
             return self._close("too many connections of this subject", answers.TOO_MANY)
-        self._allowed = verdict
-        self.facts.role, self.facts.rule = verdict.role, verdict.rule
+        self._allowed = allowed
+        self.facts.role, self.facts.rule = allowed.role, allowed.rule
         if self._access.application_name is not None:
             self._asked.name_application(self._access.application_name, identity.subject, self._client.host)
         self._addresses = list(self._access.upstream.addresses)
         return self._next_address()
-
-    def _role(self, identity: Identity) -> str:
-        if self._access.role_claim is None:
-            return identity.subject
-        role = identity.claims.get(self._access.role_claim)
-        if not isinstance(role, str) or "\0" in role or not 1 <= len(role.encode()) <= wire.MAX_NAME:
-            raise Denied(f"the token has no claim {self._access.role_claim!r} that names a role")
-        return role
 
     # --- the upstream -----------------------------------------------------------------------------------------------
 
@@ -399,25 +376,18 @@ class PostgresSession:
         sqlstate = refusal.error.sqlstate
         if sqlstate.startswith("28"):
             return self._close(str(refusal), answers.NOT_LET_IN)
-        answer = self._retold(refusal.error)
+        answer = answers.retold(refusal.error, self.facts.role or "", self.facts.subject)
         if sqlstate == "57P03":
             return self._next_address(str(refusal), answer)
         return self._close(str(refusal), answer)
 
-    def _retold(self, error: wire.ErrorResponse) -> bytes:
-        """As the upstream said it, unless that names a role which the client does not know."""
-        role = self.facts.role or ""
-        if role != self.facts.subject and any(role in error.fields.get(field, "") for field in "MDH"):
-            return wire.error_response(error.sqlstate, "The database refused the connection")
-        return bytes(error)
-
     def _logged_in(self, login: UpstreamLogin) -> list[Command]:
         assert self._allowed is not None  # the state says so
         assert self._identity is not None
-        if self._access.upstream.target_session_attrs == "read-write" and not _writable(login.statuses):
+        if self._access.upstream.target_session_attrs == "read-write" and not login.writable:
             return self._next_address("it is read-only, or too old to say", answers.UNREACHABLE)
         if login.superuser and not self._allowed.superuser:
-            return self._close("denied: the upstream role is a superuser, or it is not known", answers.NOT_ALLOWED)
+            raise NotAllowed("the upstream role is a superuser, or it is not known")
         framing = BackendFraming()
         framing.asked = bool(self._buffer)
         framing.feed(memoryview(login.rest))
@@ -465,39 +435,23 @@ class PostgresSession:
             raise ProtocolError("bytes after the CancelRequest")
         self.facts.decision = "cancel"
         self._state = State.CANCEL_LINK
-        if not self._cancels.allow(self._client.host, self._clock()):
-            return self._close("cancel: too many requests from this address")
-        target = self._cancels.find(request.pid, request.key)
-        if target is None:
-            return self._close("cancel: no such session")
-        self.facts.subject = target.subject
-        self.facts.upstream = f"{target.upstream.name} {target.address}"
-        self._link = Link(target.upstream, target.address, target.login)
-        self._cancel_packet = wire.cancel_request(target.pid, target.key)
-        return [SetDeadline(CANCEL_SECONDS), *self._link.start()]
+        errand = self._errand = CancelErrand(self._cancels, request, self._client.host, self._clock())
+        self.facts.subject, self.facts.upstream = errand.subject, errand.upstream
+        return errand.start()
 
     def _cancel_linking(self, event: Data | Secured | Dialed) -> list[Command]:
-        assert self._link  # the state says so
-        try:
-            commands = self._link.handle(event)
-        except UpstreamError as error:
-            return self._close(f"cancel: {error}")
-        if not self._link.ready:
-            return commands
-        self._state = State.CANCEL_SENT
-        return [*commands, Send(Side.UPSTREAM, self._cancel_packet)]
+        assert self._errand is not None  # the state says so
+        commands = self._errand.linking(event)
+        if self._errand.sent:
+            self._state = State.CANCEL_SENT
+        return commands
 
     def _cancel_alone(self, _: Lost) -> list[Command]:
         return []
 
     def _cancel_over(self, event: Lost) -> list[Command]:
-        done = self._state is State.CANCEL_SENT
-        return self._close("cancel: passed on" if done else f"cancel: {event.reason}")
-
-
-def _writable(statuses: dict[bytes, bytes]) -> bool:
-    """Both are reported since PostgreSQL 14; a server that says nothing is not taken for writable."""
-    return statuses.get(b"in_hot_standby") == b"off" and statuses.get(b"default_transaction_read_only") == b"off"
+        assert self._errand is not None  # the state says so
+        return self._close(f"cancel: {self._errand.over(event)}")
 
 
 def _kind(event: Event) -> str:

@@ -1,12 +1,13 @@
-"""What a PostgreSQL client is told when it cannot come in or cannot stay: constants, with the right SQLSTATE.
+"""What a PostgreSQL client is told when it cannot come in or cannot stay: constants, with the right SQLSTATE, and what
+the database itself has said.
 
-Nothing here depends on what was wrong in detail; that is in the audit record.
+Nothing of our own depends on what was wrong in detail; that is in the audit record.
 Source: PostgreSQL manual, appendix "PostgreSQL Error Codes".
 """
 
 from __future__ import annotations
 
-from gateway.wire.postgres import error_response
+from gateway.wire.postgres import ErrorResponse, error_response
 
 AUTHENTICATION_FAILED = error_response("28P01", "Authentication failed")
 NOT_ALLOWED = error_response("28000", "No rule allows this user, database and address")
@@ -25,3 +26,13 @@ REVOKED = error_response("57P01", "Terminating connection: the token or the cert
 KILLED = error_response("57P01", "terminating connection due to administrator command")
 SHUTTING_DOWN = error_response("57P01", "Terminating connection: the gateway is shutting down")
 IDLE_TOO_LONG = error_response("57P05", "Terminating connection: idle for too long")
+
+
+def retold(error: ErrorResponse, role: str, subject: str | None) -> bytes:
+    """As the upstream said it, unless that names a role which the client does not know.
+
+    role: as whom the gateway logs in for the subject.
+    """
+    if role != subject and any(role in error.fields.get(field, "") for field in "MDH"):
+        return error_response(error.sqlstate, "The database refused the connection")
+    return bytes(error)

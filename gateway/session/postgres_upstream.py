@@ -123,6 +123,12 @@ class UpstreamLogin:
         return bool(self.ready_for_query)
 
     @property
+    def writable(self) -> bool:
+        """Both are reported since PostgreSQL 14; a server that says nothing is not taken for writable."""
+        said = self.statuses.get
+        return said(b"in_hot_standby") == b"off" and said(b"default_transaction_read_only") == b"off"
+
+    @property
     def rest(self) -> bytes:
         return bytes(self._buffer)
 

@@ -147,7 +147,7 @@ def test_nothing_runs_after_close(bench: Make):
     one.start()
     assert one.ended()["reason"] == "first"
     assert one.driver._deadline._timer is None
-    assert one.driver._dial is None
+    assert one.driver._upstream._attempt is None
     one.until(lambda: one.client.end)
     assert one.client.data == b"bye"
 
@@ -527,7 +527,7 @@ def test_a_side_that_is_gone_when_the_session_opens(bench: Make, side: str):
     one = bench(pair=tcp_pair)
 
     def gone(_: Dialed) -> list[Command]:
-        transport = one.driver._client if side == "client" else one.driver._upstream
+        transport = one.driver._client if side == "client" else one.driver._upstream.transport
         assert transport
         transport.abort()
         return [Splice()]
@@ -988,9 +988,9 @@ def test_an_upstream_that_takes_nothing_is_sent_no_more_than_so_much(bench: Make
         one.driver.tell(TimedOut())
         told += 1
         assert told < 1000
-        assert one.driver._upstream is None or one.driver._upstream.pending <= MAX_PENDING
+        assert one.driver._upstream.transport is None or one.driver._upstream.transport.pending <= MAX_PENDING
     assert one.session.of(Lost) == [Lost(Side.UPSTREAM, "it does not read what it asks for")]
-    assert one.driver._upstream is None
+    assert one.driver._upstream.transport is None
 
 
 # --- an upstream that hears the last word -----------------------------------------------------------------------------
@@ -1007,7 +1007,7 @@ def test_an_orderly_end_lets_what_was_said_arrive(bench: Make, orderly: bool):
     one.start()
     one.until(lambda: one.accepted and one.session.of(Dialed))
     one.driver.shut_down()
-    assert one.driver._upstream is None
+    assert one.driver._upstream.transport is None
     one.until(lambda: one.far.end)
     assert (one.far.data == MUCH) == orderly
     one.ended()
@@ -1018,7 +1018,7 @@ def test_an_orderly_end_before_there_is_an_upstream(bench: Make):
     one.answers[Opened] = [one.dial]
     one.start()
     one.driver.shut_down()
-    assert one.driver._dial is None
+    assert one.driver._upstream._attempt is None
     one.ended()
     assert one.session.of(Dialed) == []
 

@@ -91,7 +91,7 @@ def through(one: Bench, answers: dict[type, Any] | None = None) -> Bench:
 
 
 def upstream_of(one: Bench) -> Transport:
-    upstream = one.driver._upstream
+    upstream = one.driver._upstream.transport
     assert upstream is not None
     return upstream
 
@@ -493,6 +493,26 @@ def test_never_one_of_another_name(bench: Make):
     assert second.driver.idle(replace(second.dial, name=first.dial.name))
 
 
+def test_it_is_given_back_under_the_name_by_which_it_was_taken(bench: Make):
+    """And not under that of what was dialed before it."""
+    first = released(bench())
+    used = first.far
+    second = bench(beside=first, number=8)
+    second.upstream = replace(second.upstream, name="other")
+    second.answers |= {
+        Opened: [second.dial],
+        Dialed: lambda _: [*reuse(first), Send(Side.UPSTREAM, b"; another")],
+        Data: [Release()],
+    }
+    second.start()
+    second.until(lambda: used.data == b"a request; another")
+    assert not second.driver.idle(first.dial)
+    used.write(b"its answer")
+    second.heard(Data)
+    assert second.driver.idle(first.dial)
+    assert not second.driver.idle(second.dial)
+
+
 def _close(peer: Peer) -> None:
     peer.sock.close()
 
@@ -826,7 +846,7 @@ def test_a_request_that_was_cut_short_is_recorded(bench: Make, end: str):
     assert (record["event"], record["reason"], record["status"]) == ("request", "cut", 0)
     one.client.read()
     assert one.client.data == b""
-    assert one.driver._dial is None
+    assert one.driver._upstream._attempt is None
 
 
 @pytest.mark.parametrize("end", ["closed", "spliced"])
