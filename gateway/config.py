@@ -9,7 +9,7 @@ certificates are `certs`' to read.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ def load(path: Path | None, environ: Mapping[str, str], folder: Path, problems: 
 
 def _without_ini(reading: Reading, environ: Mapping[str, str]) -> Config:
     if not legacy.present(environ):
-        reading.problems.add("environment", "-c", "no configuration: start with twistd securegw -c conf/gw.ini")
+        ini = "gw.ini" if (reading.folder / "gw.ini").is_file() else "conf/gw.ini"
+        reading.problems.add("environment", "-c", f"no configuration: start with twistd securegw -c {ini}")
         return _config(Reading(Problems(), reading.folder), None)
     reading.override(environ, ("gateway", "limits", "audit"))
     reading.warnings.extend(legacy.WARNINGS)
@@ -90,23 +91,7 @@ def _config(reading: Reading, path: Path | None) -> Config:
     postgres = tuple(_postgres(reading, section, name) for section, name in reading.named("postgres"))
     https = https_listeners(reading)
     mqtt = mqtt_listeners(reading)
-    routes, through = https_routes(reading, https, mqtt), tunnels(reading)
-    if not (postgres or https or through or mqtt):
-        reason = "is missing, and so is any [https:NAME], [mqtt:NAME] or [tunnel:NAME]: nothing would listen"
-        reading.problems.add("postgres:main", "section", reason)
-    health, control = reading.values("health")["listen"], _control(reading)
-    _check_addresses(
-        reading,
-        [
-            *((f"postgres:{one.name}", one.listen) for one in postgres),
-            *((f"https:{one.name}", one.listen) for one in https),
-            *((f"mqtt:{one.name}", one.listen) for one in mqtt),
-            *((f"tunnel:{one.name}", one.listen) for one in through),
-            ("health", health),
-            ("control", (Address(str(control), 0),) if control else ()),
-        ],
-    )
-    return Config(
+    config = Config(
         path=path,
         **_always(reading),
         upstreams=upstreams,
@@ -114,26 +99,42 @@ def _config(reading: Reading, path: Path | None) -> Config:
         postgres=postgres,
         quickstart_directory=reading.values("quickstart")["directory"],
         https=https,
-        routes=routes,
-        tunnels=through,
-        health=health,
+        routes=https_routes(reading, https, mqtt),
+        tunnels=tunnels(reading),
+        health=reading.values("health")["listen"],
         mqtt=mqtt,
         registry=registry(reading, _password(reading, "registry", reading.values("registry"))),
         hub=hub(reading, mqtt),
-        control=control,
+        control=_control(reading),
         warnings=tuple(reading.warnings),
     )
+    _check_addresses(reading, config)
+    return config
 
 
-def _check_addresses(reading: Reading, listeners: list[tuple[str, tuple[Address, ...]]]) -> None:
+def _check_addresses(reading: Reading, config: Config) -> None:
+    if not (config.postgres or config.https or config.mqtt or config.tunnels):
+        reason = "is missing, and so is any [https:NAME], [mqtt:NAME] or [tunnel:NAME]: nothing would listen"
+        reading.problems.add("postgres:main", "section", reason)
     taken: list[tuple[str, Address]] = []
-    for section, addresses in listeners:
+    for section, addresses in _listening(config):
         for address in addresses:
             for other, before in taken:
                 if collide(address, before):
                     key = "socket" if section == "control" else "listen"
                     reading.problems.add(section, key, f"{address} is taken: [{other}] listens on {before}")
             taken.append((section, address))
+
+
+def _listening(config: Config) -> Iterator[tuple[str, tuple[Address, ...]]]:
+    """Each section that listens, and where."""
+    yield from ((f"postgres:{one.name}", one.listen) for one in config.postgres)
+    yield from ((f"https:{one.name}", one.listen) for one in config.https)
+    yield from ((f"mqtt:{one.name}", one.listen) for one in config.mqtt)
+    yield from ((f"tunnel:{one.name}", one.listen) for one in config.tunnels)
+    yield "health", config.health
+    if config.control:
+        yield "control", (Address(str(config.control), 0),)
 
 
 def _control(reading: Reading) -> Path | None:

@@ -27,6 +27,9 @@ from gateway.wire.http1 import METHODS
 
 # --- listeners ------------------------------------------------------------------------------------------------------
 
+# The kinds of sections that [tls] is for.
+LISTENERS = ("postgres", "https", "mqtt", "tunnel")
+
 # What stands for a key, which is secret, in rules and in the audit (`gateway.identity`).
 _OF_A_KEY = re.compile(r"key:[0-9a-f]{16}")
 _OF_A_THING = re.compile(UUID)
@@ -45,8 +48,23 @@ def server_tls(reading: Reading, section: str, own: Mapping[str, Any]) -> Server
         reading.once(sections.get(other, section), missing[0], f"is required with {other}")
     elif missing and reading.configured:
         for key in missing:
-            reading.problems.add(section, key, "is required")
+            _require(reading, section, key)
     return None if missing else ServerTLS(**values, sections=sections)
+
+
+def _require(reading: Reading, section: str, key: str) -> None:
+    """In [tls], once for all listeners; but where another has one of its own, this one was forgotten."""
+    listeners = [one for kind in LISTENERS for one, _ in reading.named(kind) if _ends_tls(reading, one)]
+    if any(reading.given(one, key) for one in listeners):
+        reading.problems.add(section, key, "is required (or in [tls], for all listeners without their own)")
+    else:
+        each = "each of " if len(listeners) > 1 else ""
+        reading.once("tls", key, f"is required (or in {each}{', '.join(f'[{one}]' for one in listeners)})")
+
+
+def _ends_tls(reading: Reading, section: str) -> bool:
+    """A tunnel with mode = client begins it, and its certificate is shown to the upstream."""
+    return reading.values(section).get("mode") != "client"
 
 
 def _check_client_certificates(

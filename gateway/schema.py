@@ -225,7 +225,7 @@ NAMED: Mapping[str, Keys] = {
         "send_scheme": Key(scheme, "none"),
         "client_cert": Key(yes_or_no, "yes"),
         "websocket": Key(yes_or_no, "no"),
-        "ws_key": Key(one_of("required", "optional"), "required"),
+        "ws_key": Key(one_of("required", "optional", secret=True), "required"),
         "ws_query": Key(one_of("strip", "forward"), "strip"),
     },
     "mqtt": {
@@ -234,7 +234,7 @@ NAMED: Mapping[str, Keys] = {
         **LISTENER_TLS,
         "cn": Key(one_of("key", "id"), "key"),
         **ADMISSION,
-        "password": Key(one_of("fill", "required", "ignored")),
+        "password": Key(one_of("fill", "required", "ignored", secret=True)),
         "client_id": Key(one_of("prefix", "identity"), "prefix"),
         "topics": Key(rule_lines, ""),
         "denied_publish": Key(one_of("close", "drop"), "close"),

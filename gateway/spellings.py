@@ -66,10 +66,12 @@ def seconds_or_none(text: str) -> float | None:
     return seconds(text) or None
 
 
-def one_of(*words: str) -> Callable[[str], str]:
+def one_of(*words: str, secret: bool = False) -> Callable[[str], str]:
+    """secret: where the name of the key is that of a secret elsewhere, so the text could be one."""
+
     def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"is not one of {', '.join(words)}")
+        if line(text) not in words:
+            raise ValueError(f"{'' if secret else f'{text} '}is not one of {', '.join(words)}")
         return text
 
     return parse
@@ -97,8 +99,8 @@ def log_file(text: str) -> Path | None:
 def tls_mode(text: str) -> TLSMode:
     # The last two are jwt-postgresql-proxy's and its relatives' spellings.
     modes = {mode.value: mode for mode in TLSMode} | {"disabled": TLSMode.DISABLE, "required": TLSMode.REQUIRE}
-    if text not in modes:
-        raise ValueError(f"is not one of {', '.join(mode.value for mode in TLSMode)}")
+    if line(text) not in modes:
+        raise ValueError(f"{text} is not one of {', '.join(mode.value for mode in TLSMode)}")
     return modes[text]
 
 

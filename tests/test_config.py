@@ -260,7 +260,7 @@ def test_paths_are_relative_to_the_ini_not_to_where_we_are(
         ("[limits]\nidle_timeout = inf\n", "[limits] idle_timeout: is not a number of seconds"),
         ("[limits]\nidle_timeout = -1\n", "[limits] idle_timeout: is not a number of seconds"),
         ("[limits]\nhandshake_timeout = 0\n", "[limits] handshake_timeout: must be more than 0 seconds"),
-        ("[tls]\nminimum_version = 1.1\n", "[tls] minimum_version: is not one of 1.2, 1.3"),
+        ("[tls]\nminimum_version = 1.1\n", "[tls] minimum_version: 1.1 is not one of 1.2, 1.3"),
         ("[tls]\nsni = one.crt\n", "[tls] sni: each line is the path of a certificate, then that of its key"),
         ("[postgres:x]\nlisten = 127.0.0.1\n", "[postgres:x] listen: 127.0.0.1 is not ip:port"),
         ("[postgres:x]\nlisten = 127.0.0.1:0\n", "[postgres:x] listen: 0 is not a port from 1 to 65535"),
@@ -273,7 +273,7 @@ def test_paths_are_relative_to_the_ini_not_to_where_we_are(
         (f"[postgres:x]\nlisten = /{'x' * 110}:1\n", "[postgres:x] listen: /xxx"),
         ("[postgres:x]\nrole = claims:x\n", "[postgres:x] role: is neither sub nor claim:NAME"),
         ("[postgres:x]\nrole = claim:\n", "[postgres:x] role: is neither sub nor claim:NAME"),
-        ("[postgres:x]\non_expiry = Keep\n", "[postgres:x] on_expiry: is not one of terminate, keep"),
+        ("[postgres:x]\non_expiry = Keep\n", "[postgres:x] on_expiry: Keep is not one of terminate, keep"),
         ("[postgres:x]\nproxy_protocol = 10.0.0.1/8\n", "[postgres:x] proxy_protocol: 10.0.0.1/8 has host bits set"),
         ("[postgres:x]\nproxy_protocol = all\n", "[postgres:x] proxy_protocol: all is not an address or a CIDR"),
         ("[postgres:x]\napplication_name = {user}\n", "[postgres:x] application_name: may hold only {subject}"),
@@ -303,7 +303,7 @@ def test_paths_are_relative_to_the_ini_not_to_where_we_are(
         ),
         (UPSTREAM + POSTGRES, "[postgres:main] jwt: no section [jwt:main]"),
         ("[upstream:b]\nhosts = b\n" + JWT + POSTGRES, "[postgres:main] upstream: no section [upstream:main]"),
-        (UPSTREAM + JWT + "[postgres:main]\n", "[postgres:main] certificate: is required"),
+        (UPSTREAM + JWT + "[postgres:main]\n", "[tls] certificate: is required (or in [postgres:main])"),
         (UPSTREAM + "[login:a]\nupstream = b\n", "[login:a] upstream: no section [upstream:b]"),
         (
             UPSTREAM + "[login:a]\n[login:b]\nrole = a\n",
@@ -315,8 +315,14 @@ def test_paths_are_relative_to_the_ini_not_to_where_we_are(
             f"[login:a] role: the role {'r' * 64} is longer than the 63 bytes",
         ),
         (UPSTREAM + "client_key = a\n", "[upstream:main] client_certificate: is required with client_key"),
-        (UPSTREAM + "tls = prefer\n", "[upstream:main] tls: is not one of disable, require, verify-ca, verify-full"),
-        (UPSTREAM + "password_methods = scram\n", "[upstream:main] password_methods: is not one of scram-sha-256"),
+        (
+            UPSTREAM + "tls = prefer\n",
+            "[upstream:main] tls: prefer is not one of disable, require, verify-ca, verify-full",
+        ),
+        (
+            UPSTREAM + "password_methods = scram\n",
+            "[upstream:main] password_methods: scram is not one of scram-sha-256",
+        ),
         (UPSTREAM + "password_methods =\n", "[upstream:main] password_methods: is empty"),
         (UPSTREAM + "password =\n", "[upstream:main] password: is empty"),
         (UPSTREAM + "password = a\n  b\n", "[upstream:main] password: must be one line"),
@@ -344,11 +350,11 @@ def test_all_mistakes_are_told_at_once(read: Reader) -> None:
     )
     assert sorted(problem.partition(": ")[0] for problem in problems) == [
         "[limits] cancel_rate",
-        "[postgres:main] certificate",
         "[postgres:main] jwt",
-        "[postgres:main] key",
         "[postgres:main] rules, line 1",
         "[postgres:main] rules, line 2",
+        "[tls] certificate",
+        "[tls] key",
         "[tsl] section",
         "[upstream:main] hosts",
         "[upstream:main] tls",
@@ -389,6 +395,38 @@ TWO = "[postgres:a]\n[postgres:b]\nlisten = 127.0.0.1:6433\n"
 )
 def test_what_tls_says_wrong_is_told_once(read: Reader, ini: str, told: list[str]) -> None:
     assert read(ini)[1] == told
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        (
+            "",
+            [
+                "[tls] certificate: is required (or in each of [postgres:a], [postgres:b], [tunnel:c])",
+                "[tls] key: is required (or in each of [postgres:a], [postgres:b], [tunnel:c])",
+            ],
+        ),
+        (
+            "certificate = t.crt\nkey = t.key\n",
+            [
+                "[postgres:a] certificate: is required (or in [tls], for all listeners without their own)",
+                "[postgres:a] key: is required (or in [tls], for all listeners without their own)",
+                "[postgres:b] certificate: is required (or in [tls], for all listeners without their own)",
+                "[postgres:b] key: is required (or in [tls], for all listeners without their own)",
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("tls", ["", "[tls]\nminimum_version = 1.3\n"])
+def test_where_a_missing_certificate_is_missed(read: Reader, tls: str, own: str, told: list[str]) -> None:
+    """In [tls], where one line helps all listeners; but who has begun to give each its own has forgotten one. The
+    certificate of a tunnel with mode = client is none of a listener."""
+    tunnels = (
+        "[tunnel:c]\nmode = server\nlisten = 127.0.0.1:1\nupstream = 127.0.0.1:2\nclient_certificate = none\n"
+        f"{own}[tunnel:d]\nmode = client\nlisten = 127.0.0.1:3\nupstream = db:4\ncertificate = d.crt\nkey = d.key\n"
+    )
+    assert read(tls + UPSTREAM + JWT + TWO + tunnels)[1] == told
 
 
 def test_where_the_files_of_a_listener_and_a_login_were_named(read: Reader) -> None:

@@ -277,8 +277,8 @@ def route(keys: str, url: str = "http://127.0.0.1") -> str:
         (HTTPS + f"listen = unix:/{'x' * 107}\n", "[https:main] listen: /xxx"),
         (HTTPS + "head_timeout = 0\n", "[https:main] head_timeout: must be more than 0 seconds"),
         (HTTPS + "rules = allow all all\n", "[https:main] rules: no such key"),
-        (HTTPS + ROUTE, "[https:main] certificate: is required"),
-        (HTTPS + ROUTE, "[https:main] key: is required"),
+        (HTTPS + ROUTE, "[tls] certificate: is required (or in [https:main])"),
+        (HTTPS + ROUTE, "[tls] key: is required (or in [https:main])"),
         (route("", "things:80"), "[route:x] upstream: things:80 is not http://host[:port][/path]"),
         (route("", "HTTP://things"), "[route:x] upstream: HTTP://things is not http://host"),
         (route("", "ftp://things"), "[route:x] upstream: ftp://things is not http://host"),
@@ -331,7 +331,8 @@ def route(keys: str, url: str = "http://127.0.0.1") -> str:
         (route("path ="), "[route:x] path: is empty"),
         (route("listener = other"), "[route:x] listener: no section [https:other]"),
         (route("listener = a b"), "[route:x] listener: a name has up to 63 of"),
-        (route("client = maybe"), "[route:x] client: is not one of required, optional, none"),
+        (route("ws_key = hunter2"), "[route:x] ws_key: is not one of required, optional"),
+        (route("client = maybe"), "[route:x] client: maybe is not one of required, optional, none"),
         (route("identity = dns"), "[route:x] identity: is dns, but with cn = key the key is in the CN"),
         (route("cn = id\nschemes = none"), "[route:x] schemes: is about the key in Authorization"),
         (route("cn = id\nsend_scheme = Thing"), "[route:x] send_scheme: is about the key in Authorization"),
@@ -339,8 +340,8 @@ def route(keys: str, url: str = "http://127.0.0.1") -> str:
         (route("schemes ="), "[route:x] schemes: is empty"),
         (route("send_scheme = a, b"), "[route:x] send_scheme: a, b is neither none nor a word"),
         (route("send_scheme = a\n  b"), "[route:x] send_scheme: a"),
-        (route("websocket = true"), "[route:x] websocket: is not one of yes, no"),
-        (route("ws_query = drop"), "[route:x] ws_query: is not one of strip, forward"),
+        (route("websocket = true"), "[route:x] websocket: true is not one of yes, no"),
+        (route("ws_query = drop"), "[route:x] ws_query: drop is not one of strip, forward"),
         (route("rules = allow all"), "[route:x] rules, line 1: a rule is: allow|deny IDENTITY NETWORK"),
         (route("rules =\n  allow a all\n  permit all all"), "[route:x] rules, line 2: "),
         (
@@ -461,9 +462,7 @@ def test_all_mistakes_are_told_at_once(read: Reader) -> None:
         "cn = name\n[route:b]\nlistener = c\n"
     )
     assert sorted(problem.partition(": ")[0] for problem in problems) == [
-        "[https:main] certificate",
         "[https:main] head_timeout",
-        "[https:main] key",
         "[route:a] client",
         "[route:a] cn",
         "[route:a] host",
@@ -471,6 +470,8 @@ def test_all_mistakes_are_told_at_once(read: Reader) -> None:
         "[route:a] tls",
         "[route:b] listener",
         "[route:b] upstream",
+        "[tls] certificate",
+        "[tls] key",
     ]
 
 

@@ -272,9 +272,10 @@ def test_the_word_about_passwords(
         (COMPLETE + "keep_alive = 65536\n", "[mqtt:main] keep_alive: is not a number of seconds from 0 to 65535"),
         (COMPLETE + "keep_alive = 1.5\n", "[mqtt:main] keep_alive: is not a number of seconds"),
         (COMPLETE + "max_packets_per_second = -1\n", "[mqtt:main] max_packets_per_second: is not a whole number"),
-        (COMPLETE + "denied_publish = ignore\n", "[mqtt:main] denied_publish: is not one of close, drop"),
-        (COMPLETE + "client_id = any\n", "[mqtt:main] client_id: is not one of prefix, identity"),
-        (COMPLETE + "cn = name\n", "[mqtt:main] cn: is not one of key, id"),
+        (COMPLETE + "denied_publish = ignore\n", "[mqtt:main] denied_publish: ignore is not one of close, drop"),
+        (COMPLETE + "client_id = any\n", "[mqtt:main] client_id: any is not one of prefix, identity"),
+        (COMPLETE + "password = hunter2\n", "[mqtt:main] password: is not one of fill, required, ignored"),
+        (COMPLETE + "cn = name\n", "[mqtt:main] cn: name is not one of key, id"),
         (COMPLETE + "identity = uri\n", "[mqtt:main] identity: is uri, but with cn = key the key is in the CN"),
         (COMPLETE + "topic = a\n", "[mqtt:main] topic: no such key; did you mean topics?"),
         (COMPLETE + "topics = allow all all a/#/b\n", "[mqtt:main] topics, line 1: FILTER is no MQTT filter"),
@@ -351,7 +352,7 @@ def test_a_route_may_lead_to_mqtt(read: Reader, serve: str) -> None:
         ("serve = channels\nupstream = http://127.0.0.1:1\n", "[route:main] upstream: is of no use: serve = channels"),
         ("serve = mqtt\nmqtt = other\n", "[route:main] mqtt: no section [mqtt:other]"),
         ("upstream = http://127.0.0.1:1\nmqtt = other\n", "[route:main] mqtt: is of use only with serve"),
-        ("serve = files\n", "[route:main] serve: is not one of upstream, channels, mqtt"),
+        ("serve = files\n", "[route:main] serve: files is not one of upstream, channels, mqtt"),
     ],
 )
 def test_what_a_route_cannot_serve(read: Reader, keys: str, problem: str) -> None:

@@ -169,10 +169,13 @@ def test_an_ini_makes_these_variables_void(tmp_path: Path) -> None:
     assert config.warnings == ("the environment of jwt-postgresql-proxy is ignored, because -c is given",)
 
 
-def test_with_neither_it_says_how_to_start() -> None:
+@pytest.mark.parametrize("ini", ["conf/gw.ini", "gw.ini"])
+def test_with_neither_it_says_how_to_start(tmp_path: Path, ini: str) -> None:
+    (tmp_path / ini).parent.mkdir(exist_ok=True)
+    (tmp_path / ini).touch()
     problems = Problems()
-    config = load(None, {"PATH": "/bin", "UPSTREAM__NAME": "x"}, Path.cwd(), problems)
+    config = load(None, {"PATH": "/bin", "UPSTREAM__NAME": "x"}, tmp_path, problems)
     assert [str(problem) for problem in problems.found] == [
-        "[environment] -c: no configuration: start with twistd securegw -c conf/gw.ini"
+        f"[environment] -c: no configuration: start with twistd securegw -c {ini}"
     ]
     assert config.postgres == ()

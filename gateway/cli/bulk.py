@@ -1,21 +1,26 @@
 """`securegw thing import` and `securegw thing export`: many things at once, all of them or none.
 
-Owns the order that no key is lost in: new keys are safely in their file before the registry has heard of them.
+Owns the order that no key is lost in: new keys are safely in their file before the registry has heard of them. On
+standard output they come after it, and where they do not arrive that is said.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import click
 
+from gateway.cli import namesakes
+from gateway.cli.errors import Failure
 from gateway.cli.files import STREAM, private, read
 from gateway.cli.options import as_json, force
 from gateway.cli.output import note, write
+from gateway.cli.records import refuse_terminal
 from gateway.cli.settings import Installation
 from gateway.cli.thing_rows import keys_csv, keys_json, read_rows, things_csv, things_json
 from gateway.registry.records import ConnectionRecord, ThingRow, checked_id, new_key
@@ -31,8 +36,8 @@ Located = tuple[int, ThingRow]
 
 @click.command("import")
 @click.argument("file")
-@click.option("--keys-out", metavar="KEYS", help="Write the new keys to this file (0600) and not to standard output.")
-@force
+@click.option("--keys-out", metavar="KEYS", help="Write the new keys to this file (0600), not to standard output (-).")
+@namesakes.force
 @as_json
 @click.pass_obj
 def import_(installation: Installation, file: str, keys_out: str | None, force: bool, as_json: bool) -> None:
@@ -54,30 +59,36 @@ def import_(installation: Installation, file: str, keys_out: str | None, force: 
                   In JSON a list, whose items may also be objects:
                   {"channel": "heating", "publish": true, "subscribe": false}
 
-    Channels have to be there. Where a name begins like a formula (= + - @), spreadsheets want an apostrophe before it;
-    it is taken off.
+    Channels have to be there. A name that another thing has, in the registry or in FILE, needs --force. Where a name
+    begins like a formula (= + - @), spreadsheets want an apostrophe before it; it is taken off.
 
     \b
     Examples:
       securegw thing import fleet.csv --keys-out fleet-keys.csv
-      securegw thing import - --json < fleet.json
+      securegw thing import - --json --keys-out fleet-keys.json < fleet.json
       securegw -c old.ini thing export | securegw -c new.ini thing import -
     """
     given = read_rows(read(file, _MAX_FILE))
     ready = [(line, _complete(row)) for line, row in given]
     new = [row for (_, row), (_, before) in zip(ready, given, strict=True) if row.key != before.key]
     keys = keys_json(new) if as_json else keys_csv(new)
-    if keys_out is None or not new:
-        _take(installation, ready)
-        write(keys if new or as_json else ())
+    if new and keys_out is None:
+        refuse_terminal("--keys-out")
+    out = keys_out if new and keys_out != STREAM else None
+    if out is None:
+        _take(installation, ready, force, None)
+        if new:
+            _show(keys)
+        elif as_json:
+            write(keys)
     else:
-        with private(Path(keys_out), force) as draft:
+        with private(Path(out), force) as draft:
             write(keys, draft.file)
             draft.keep()
-            _take(installation, ready)
+            _take(installation, ready, force, out)
     note(f"{len(ready):,} things are imported, {len(new):,} of them with a new key.")
     if new:
-        note(f"Their keys are in {keys_out}." if keys_out else "Keep the keys now: they are never shown again.")
+        note(f"Their keys are in {out}." if out else "Keep the keys now: they are never shown again.")
 
 
 @click.command()
@@ -109,16 +120,28 @@ def _complete(row: ThingRow) -> ThingRow:
     return replace(row, id=checked_id(row.id), key=key)
 
 
-def _take(installation: Installation, rows: list[Located]) -> None:
+def _show(keys: Iterable[str]) -> None:
+    """Raises Failure if that fails, also because nobody reads it any more: the keys count, and nobody has them."""
+    try:
+        write(keys)
+    except OSError:
+        remedy = "rotate-key each, or delete and import with --keys-out"
+        raise Failure(f"the things are imported, but their new keys could not be shown: {remedy}") from None
+
+
+def _take(installation: Installation, rows: list[Located], force: bool, out: str | None) -> None:
+    """out: the file that keys go to."""
     hidden = len(rows) < _LONG or not sys.stderr.isatty()
     with (
         installation.ledger() as ledger,
+        namesakes.told_of_namesakes(force, "imports all the same", out) as alone,
         click.progressbar(length=len(rows), label="Importing", hidden=hidden, file=sys.stderr) as bar,
     ):
         ledger.import_things(
             (row for _, row in rows),
             progress=lambda done: bar.update(done - bar.pos),
             describe=lambda number: f"line {rows[number - 1][0]}: ",
+            alone=alone,
         )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.namesakes import warn_of_namesakes
+from gateway.cli.namesakes import told_of_namesakes
 from gateway.cli.options import as_json, confirm, yes
 from gateway.cli.output import compact, listed, printable, record, say, write
 from gateway.cli.records import channel_fields, channel_page, channel_table, other_end
@@ -27,13 +27,13 @@ def channel() -> None:
 @channel.command()
 @click.argument("name")
 @click.option("--id", "uuid", metavar="UUID", help="Its id, instead of a random one.")
+@click.option("--force", is_flag=True, help="Make another one of a name that is taken.")
 @as_json
 @click.pass_obj
-def create(installation: Installation, name: str, uuid: str | None, as_json: bool) -> None:
+def create(installation: Installation, name: str, uuid: str | None, force: bool, as_json: bool) -> None:
     """Make a channel, to which nobody is connected yet."""
-    with installation.ledger() as ledger:
-        warn_of_namesakes(ledger.channel, "channel", name)
-        made = ledger.create_channel(name, id=uuid)
+    with installation.ledger() as ledger, told_of_namesakes(force, "makes another one of that name") as alone:
+        made = ledger.create_channel(name, id=uuid, alone=alone)
     write([compact(channel_fields(made))] if as_json else record({"id": made.id, "name": made.name}))
 
 

@@ -1,10 +1,16 @@
-"""Things, channels and connections as results: what a program reads of each, and what a person does."""
+"""Things, channels and connections as results: what a program reads of each, and what a person does.
+
+Refuses to show a secret key on a terminal, which others look at, and which remembers.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from gateway.cli.output import compact, record, table
 
@@ -13,6 +19,14 @@ if TYPE_CHECKING:
 
 # How much of a key's SHA-256 rules and the audit use as the name of whoever shows it where no registry is asked.
 _KNOWN_AS = 16
+
+
+def refuse_terminal(option: str) -> None:
+    """Before there is a new key for standard output. option: the one for a file. Raises UsageError."""
+    if sys.stdout and sys.stdout.isatty():
+        raise click.UsageError(
+            f"a secret key is not for a terminal: say {option} FILE ({option} - shows it nevertheless)"
+        )
 
 
 def yes_no(value: bool) -> str:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli import namesakes
 from gateway.cli.bulk import export, import_
 from gateway.cli.errors import Failure
 from gateway.cli.files import STREAM, private, read_key
-from gateway.cli.namesakes import warn_of_namesakes
 from gateway.cli.options import as_json, confirm, force, key_file, yes
 from gateway.cli.output import compact, listed, note, printable, record, say, write
-from gateway.cli.records import other_end, thing_fields, thing_page, thing_table
+from gateway.cli.records import other_end, refuse_terminal, thing_fields, thing_page, thing_table
 from gateway.cli.settings import Installation
 from gateway.cli.strict_json import json_object
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 key_out = click.option(
-    "--key-out", metavar="FILE", help="Write the new key to this file (0600) and not to standard output."
+    "--key-out", metavar="FILE", help="Write the new key to this file (0600), not to standard output (-)."
 )
 
 
@@ -42,7 +42,7 @@ def thing() -> None:
 @click.option("--id", "uuid", metavar="UUID", help="Its id, instead of a random one.")
 @key_file
 @key_out
-@force
+@namesakes.force
 @click.option("--metadata", metavar="JSON", default="{}", help="A JSON object of your own, kept with it.")
 @as_json
 @click.pass_obj
@@ -58,11 +58,13 @@ def create(
 ) -> None:
     """Make a thing, and print its key, this once.
 
+    The key goes to a file or a pipe, but not to a terminal.
+
     \b
     Examples:
-      securegw thing create boiler
       securegw thing create boiler --key-out boiler.secret
-      securegw thing create boiler --metadata '{"room": "cellar"}' --json
+      securegw thing create boiler --metadata '{"room": "cellar"}' --key-out FILE
+      securegw thing create boiler --json | jq -r .key
       securegw thing create boiler --key-file - < boiler.secret
     """
     try:
@@ -71,9 +73,11 @@ def create(
         raise click.BadParameter(f"{error}", param_hint="--metadata") from None
 
     def make(key: str | None) -> tuple[ThingRecord, str]:
-        with installation.ledger() as ledger:
-            warn_of_namesakes(ledger.thing, "thing", name)
-            return ledger.create_thing(name, id=uuid, key=key, metadata=about)
+        with (
+            installation.ledger() as ledger,
+            namesakes.told_of_namesakes(force, "makes another one of that name", key_out) as alone,
+        ):
+            return ledger.create_thing(name, id=uuid, key=key, metadata=about, alone=alone)
 
     _with_key(make, "was made, but its key", key_file, key_out, force, as_json)
 
@@ -138,7 +142,8 @@ def rotate_key(
 ) -> None:
     """Give a thing another key, and print it, this once.
 
-    Its old key counts no more, nor do certificates that carry it; its live sessions end.
+    It goes to a file or a pipe, but not to a terminal. Its old key counts no more, nor do certificates that carry it;
+    its live sessions end.
     """
 
     def change(key: str | None) -> tuple[ThingRecord, str]:
@@ -146,7 +151,7 @@ def rotate_key(
             return ledger.rotate_key(thing, key)
 
     one = _with_key(change, "has a new key, but it", key_file, key_out, force, as_json)
-    file = key_out or (key_file if key_file != STREAM else None) or "FILE"
+    file = next((one for one in (key_out, key_file) if one and one != STREAM), "FILE")
     follows = shlex.join(("securegw", "pki", "thing", one.name, "--key-file", file, "--force"))
     note(f"If its certificate carries its key (cn = key), it needs a new one: {follows}")
 
@@ -185,7 +190,9 @@ def _with_key(
     the key is lost."""
     if key_file is not None and key_out is not None:
         raise click.UsageError("--key-out is for a new key, and --key-file gives one that you have")
-    if key_out is None:
+    if key_file is None and key_out is None:
+        refuse_terminal("--key-out")
+    if key_out in (None, STREAM):
         given = None if key_file is None else read_key(key_file)
         one, key = change(given)
         with _shown(one, became) if given is None else nullcontext():
@@ -210,7 +217,7 @@ def _shown(one: ThingRecord, became: str) -> Iterator[None]:
     try:
         yield
     except OSError:
-        again = shlex.join(("securegw", "thing", "rotate-key", one.name))
+        again = shlex.join(("securegw", "thing", "rotate-key", one.id))  # others may have its name
         raise Failure(f"{one.name} {became} could not be shown: {again}") from None
 
 

@@ -1,4 +1,7 @@
-"""Many things at once: checked row by row, written in batches, within the transaction of whoever calls."""
+"""Many things at once: checked row by row, written in batches, within the transaction of whoever calls.
+
+Refuses names that are taken, all of them at once, where each thing is meant to be the only one of its name.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from gateway.registry.read import CHANNEL, find
+from gateway.registry.read import CHANNEL, THING, find, namesakes
 from gateway.registry.records import (
     Exists,
     Invalid,
     LedgerError,
     RowChannel,
+    Taken,
     ThingRecord,
     ThingRow,
     checked_hash,
@@ -36,8 +40,9 @@ class Imported(NamedTuple):
 
 
 class _New(NamedTuple):
-    """A row that can be written. key: its hash."""
+    """A row that can be written. number: its own, from 1. key: its hash."""
 
+    number: int
     id: str
     name: str
     key: bytes
@@ -53,14 +58,21 @@ def import_rows(
     created: Any,
     progress: Callable[[int], None],
     describe: Callable[[int], str],
+    alone: bool,
 ) -> tuple[Imported, ...]:
     """created: now, as the store keeps it. For the others see `Ledger.import_things`."""
     importer = _Importer(store, created, describe)
     numbered = enumerate(rows, 1)
     done: list[Imported] = []
-    while batch := list(islice(numbered, BATCH)):
+    taken: list[str] = []
+    while some := list(islice(numbered, BATCH)):
+        batch = importer.checked(some)
+        if alone:
+            taken += importer.taken(batch)
         done += importer.write(batch)
         progress(len(done))
+    if taken:
+        raise Taken(taken)
     return tuple(done)
 
 
@@ -70,12 +82,27 @@ class _Importer:
         # Of each id and key the number of the row that brought it.
         self._ids: dict[str, int] = {}
         self._keys: dict[bytes, int] = {}
+        self._names: dict[str, int] = {}
         self._channels: dict[str, str] = {}
 
-    def write(self, rows: list[tuple[int, ThingRow]]) -> list[Imported]:
+    def checked(self, rows: list[tuple[int, ThingRow]]) -> list[_New]:
         batch = [self._checked(number, row) for number, row in rows]
-        self._refuse_known("id", {one.id: number for one, (number, _) in zip(batch, rows, strict=True)})
-        self._refuse_known("key_hash", {one.key: number for one, (number, _) in zip(batch, rows, strict=True)})
+        self._refuse_known("id", {one.id: one.number for one in batch})
+        self._refuse_known("key_hash", {one.key: one.number for one in batch})
+        return batch
+
+    def taken(self, batch: list[_New]) -> Iterator[str]:
+        """Of those whose name another has, which other. Before they are written."""
+        there = namesakes(self._store, THING, {one.name for one in batch})
+        for one in batch:
+            first = self._names.setdefault(one.name, one.number)
+            if first != one.number:
+                other = self._describe(first).removesuffix(": ")
+                yield f"{self._describe(one.number)}the name {one.name} is that of {other}"
+            elif one.name in there:
+                yield f"{self._describe(one.number)}{there[one.name]}"
+
+    def write(self, batch: list[_New]) -> list[Imported]:
         things = [(one.id, one.name, one.key, one.metadata, one.enabled, self._created) for one in batch]
         self._store.insert("thing", "id, name, key_hash, metadata, enabled, created", things)
         connections = [(one.id, *connection) for one in batch for connection in one.channels]
@@ -84,7 +111,7 @@ class _Importer:
 
     def _checked(self, number: int, row: ThingRow) -> _New:
         try:
-            new = self._new(row)
+            new = self._new(number, row)
             self._refuse_again("id", self._ids.setdefault(new.id, number), number)
             self._refuse_again("key", self._keys.setdefault(new.key, number), number)
         except LedgerError as error:
@@ -95,7 +122,7 @@ class _Importer:
         if first != number:
             raise Exists(f"row {first} has the same {what}")
 
-    def _new(self, row: ThingRow) -> _New:
+    def _new(self, number: int, row: ThingRow) -> _New:
         if row.key is not None and row.key_sha256 is not None:
             raise Invalid("has both a key and the hash of a key")
         made = None
@@ -108,7 +135,7 @@ class _Importer:
             key = checked_key(made)
         metadata = checked_metadata(row.metadata)
         channels = tuple(self._connections(row))
-        return _New(checked_id(row.id), checked_name(row.name), key, metadata, row.enabled, channels, made)
+        return _New(number, checked_id(row.id), checked_name(row.name), key, metadata, row.enabled, channels, made)
 
     def _connections(self, row: ThingRow) -> Iterator[tuple[str, bool, bool]]:
         seen = set()

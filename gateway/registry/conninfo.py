@@ -1,4 +1,8 @@
-"""A PostgresDatabase as what libpq is told (PostgreSQL, 34.1.2: parameter key words)."""
+"""What libpq is told of a server (PostgreSQL, 34.1.2: parameter key words), and a PostgresDatabase as all of it.
+
+Owns how TLS, the session's settings and the watch over a silent peer become libpq's words. Refuses what lies around:
+~/.postgresql and ~/.pgpass are about other servers; and to give a password in clear text to whom nobody has verified.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from gateway.upstream import TLSMode
 CONNECT_TIMEOUT: Final = 10
 
 # A peer that has vanished is noticed after 5 + 3 * 2 seconds of silence, or 10 with something under way.
-_KEEPALIVE: Final = {
+KEEPALIVE: Final = {
     "keepalives": 1,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -22,8 +26,8 @@ _KEEPALIVE: Final = {
     "tcp_user_timeout": 10_000,
 }
 
-# With this as the authorities' file libpq has none (34.19.1: otherwise `require` behaves as `verify-ca`).
-_NOWHERE: Final = Path("/nonexistent")
+# With this as a file libpq has none of its own; a list of revoked certificates, or passwords, it then does without.
+NOWHERE: Final = "/nonexistent"
 
 
 def arguments(database: PostgresDatabase, name: str, settings: Mapping[str, str]) -> dict[str, Any]:
@@ -34,24 +38,30 @@ def arguments(database: PostgresDatabase, name: str, settings: Mapping[str, str]
     hosts = ",".join(database.hosts)
     known = {"host": hosts, "port": database.port, "dbname": database.dbname, "user": database.user}
     # What ~/.pgpass and PGPASSWORD hold is another's: with no password of ours there is none.
-    login = {"password": database.password or "", "passfile": "/dev/null"}
-    session = {"application_name": name, "client_encoding": "UTF8", "options": _options(settings)}
-    more = {"connect_timeout": CONNECT_TIMEOUT, "target_session_attrs": "primary", "gssencmode": "disable"}
-    return known | login | _tls(database) | session | more | _KEEPALIVE
-
-
-def _tls(database: PostgresDatabase) -> dict[str, str]:
-    """Without a certificate none is sent, and `require` verifies nothing, whatever lies in ~/.postgresql."""
-    found = {"sslmode": database.tls.value, "sslcertmode": "allow" if database.certificate else "disable"}
-    paths: dict[str, Path | None] = {"sslcert": database.certificate, "sslkey": database.key}
-    if database.tls in VERIFYING:
-        paths["sslrootcert"] = database.root_certificate
-    elif database.tls is TLSMode.REQUIRE:
-        paths["sslrootcert"] = _NOWHERE
-    return found | {name: str(path) for name, path in paths.items() if path is not None}
-
-
-def _options(settings: Mapping[str, str]) -> str:
-    """Blanks within a value are escaped (PostgreSQL, 34.1.2, options)."""
+    login = {"password": database.password or "", "passfile": NOWHERE} | _methods(database)
     every = {"search_path": f"{SCHEMA},pg_temp", "timezone": "UTC", **settings}
-    return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in every.items())
+    session = {"application_name": name, "client_encoding": "UTF8", "options": options(every)}
+    more = {"connect_timeout": CONNECT_TIMEOUT, "target_session_attrs": "primary", "gssencmode": "disable"}
+    tls = tls_words(database.tls, database.root_certificate, None, database.certificate, database.key)
+    return known | login | tls | session | more | KEEPALIVE
+
+
+def tls_words(
+    mode: TLSMode, root: Path | None, crl: Path | None, certificate: Path | None, key: Path | None
+) -> dict[str, str]:
+    """Without a certificate none is sent, and without a root nobody is verified: `require` then takes whoever answers,
+    as with one it is `verify-ca` (34.19.1), and the verifying modes take nobody."""
+    paths = {"sslrootcert": root, "sslcrl": crl, "sslcert": certificate, "sslkey": key}
+    found = {name: NOWHERE if path is None else str(path) for name, path in paths.items()}
+    return {"sslmode": mode.value, "sslcertmode": "allow" if certificate else "disable"} | found
+
+
+def options(settings: Mapping[str, str]) -> str:
+    """The session's own. Blanks within a value are escaped (PostgreSQL, 34.1.2, options)."""
+    return " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings.items())
+
+
+def _methods(database: PostgresDatabase) -> dict[str, str]:
+    """How the server may not ask for the password (34.1.2, require_auth)."""
+    verified = database.tls in VERIFYING or (database.tls is TLSMode.REQUIRE and database.root_certificate)
+    return {} if verified else {"require_auth": "!password"}

@@ -22,6 +22,7 @@ from gateway.registry.read import (
     channel_record,
     connection_record,
     find,
+    namesakes,
     pages,
     thing_record,
 )
@@ -33,6 +34,7 @@ from gateway.registry.records import (
     LedgerError,
     NotFound,
     RowChannel,
+    Taken,
     ThingRecord,
     ThingRow,
     checked_id,
@@ -55,6 +57,7 @@ __all__ = [
     "LedgerError",
     "NotFound",
     "RowChannel",
+    "Taken",
     "ThingRecord",
     "ThingRow",
     "open_ledger",
@@ -100,10 +103,15 @@ class Ledger:
         id: str | None = None,  # noqa: A002 - it is called so everywhere else
         key: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        alone: bool = False,
     ) -> tuple[ThingRecord, str]:
-        """And its key, which nobody can be told again. Without `id` and `key` both are new and random."""
+        """And its key, which nobody can be told again. Without `id` and `key` both are new and random.
+
+        alone: as of `import_things`.
+        """
         key = new_key() if key is None else key
-        ((record, _),) = self.import_things([ThingRow(name, id, key, metadata=metadata)], describe=lambda _: "")
+        row = ThingRow(name, id, key, metadata=metadata)
+        ((record, _),) = self.import_things([row], describe=lambda _: "", alone=alone)
         return record, key
 
     def thing(self, id_or_name: str) -> ThingRecord:
@@ -145,19 +153,24 @@ class Ledger:
         *,
         progress: Callable[[int], None] = lambda _: None,
         describe: Callable[[int], str] = "row {}: ".format,
+        alone: bool = False,
     ) -> tuple[Imported, ...]:
         """All of them or none, with the keys of those that brought none.
 
         progress: told how many are done. describe: what an error begins with, for the row of that number, from 1.
+        alone: each is to be the only one of its name. Raises Taken where one is not, with all of those.
         """
-        with self._writing():
-            return import_rows(self._store, rows, self._store.kept(self._clock()), progress, describe)
+        with self._writing(alone=alone):
+            return import_rows(self._store, rows, self._store.kept(self._clock()), progress, describe, alone)
 
     # --- channels ---------------------------------------------------------------------------------------------------
 
-    def create_channel(self, name: str, *, id: str | None = None) -> ChannelRecord:  # noqa: A002 - as above
+    def create_channel(self, name: str, *, id: str | None = None, alone: bool = False) -> ChannelRecord:  # noqa: A002 - as above
+        """alone: it is to be the only one of its name. Raises Taken where it would not be."""
         new = (checked_id(id), checked_name(name), self._store.kept(self._clock()))
-        with self._writing():
+        with self._writing(alone=alone):
+            if alone and (taken := namesakes(self._store, CHANNEL, [name])):
+                raise Taken([*taken.values()])
             if self._store.rows("SELECT 1 FROM channel WHERE id = ?", new[:1]):
                 raise Exists(f"there is a channel {new[0]} already")
             self._store.insert("channel", "id, name, created", [new])
@@ -207,8 +220,11 @@ class Ledger:
     # --- how --------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, *, alone: bool = False) -> Iterator[None]:
+        """alone: between a look at who has a name and taking it, no other who looks can take it."""
         with self._store.transaction():
+            if alone:
+                self._store.alone()
             yield
             self._store.change(PRUNE, ())
 

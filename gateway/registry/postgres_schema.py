@@ -19,6 +19,9 @@ NOTIFIED: Final = "securegw_registry"
 # Whoever makes the registry at the same time waits for this lock, and then finds it made.
 LOCK: Final = 0x73656375
 
+# Whoever may only take a name that nobody has waits for this one, and then sees who has it.
+ALONE: Final = 0x73656376
+
 # Not to_regclass: in a session that has looked before, it may not see what others have made since.
 IS_MADE: Final = f"SELECT 1 FROM pg_tables WHERE schemaname = '{SCHEMA}' AND tablename = 'registry'"  # noqa: S608 - constants
 

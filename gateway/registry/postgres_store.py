@@ -12,7 +12,7 @@ from psycopg2 import errors
 from psycopg2.extras import execute_values
 
 from gateway.registry.conninfo import arguments
-from gateway.registry.postgres_schema import IS_MADE, LOCK, POSTGRES
+from gateway.registry.postgres_schema import ALONE, IS_MADE, LOCK, POSTGRES
 from gateway.registry.records import Exists, LedgerError
 from gateway.registry.schema import SELECT_VERSION, VERSION
 from gateway.registry.settings import PostgresDatabase
@@ -63,6 +63,10 @@ class PostgresStore:
                 if not self._connection.closed:
                     self._connection.rollback()
                 raise
+
+    def alone(self) -> None:
+        """It needs no privilege, unlike a lock on the table."""
+        self.rows("SELECT pg_advisory_xact_lock(?)", (ALONE,))
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         with self._connection.cursor() as cursor:

@@ -6,7 +6,7 @@ A page is a transaction of its own: whoever reads a long list slowly holds up no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -60,6 +60,14 @@ def find(store: Store, kind: Kind, id_or_name: str) -> Row:
         ids = ", ".join(row[0] for row in found[:_TOLD]) + (" and more" if len(found) > _TOLD else "")
         raise Invalid(f"more than one {kind.noun} has the name {id_or_name!r}; say which by id: {ids}")
     return found[0]
+
+
+def namesakes(store: Store, kind: Kind, names: Collection[str]) -> dict[str, str]:
+    """Of those that are taken, by the name, who has it. names: printable, and no more than a statement may have."""
+    places = ", ".join("?" for _ in names)
+    sql = f"SELECT name, id FROM {kind.noun} WHERE name IN ({places}) ORDER BY id"  # noqa: S608 - one of two tables
+    found = store.rows(sql, [*names])
+    return {name: f"there is a {kind.noun} named {name} already (id {first})" for name, first in reversed(found)}
 
 
 def pages(store: Store, kind: Kind, about: Mapping[str, str]) -> Iterator[Row]:

@@ -39,6 +39,15 @@ class Exists(LedgerError):
     """Another has that id or that key already."""
 
 
+class Taken(LedgerError):
+    """There is one of that name already, and the new one was meant to be the only one. lines: one of each name that is
+    taken."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)
+
+
 class Invalid(LedgerError):
     """What was asked for makes no sense."""
 

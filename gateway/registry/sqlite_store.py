@@ -137,6 +137,9 @@ class SQLiteStore:
                     self._database.execute("ROLLBACK")
                 raise
 
+    def alone(self) -> None:
+        """Whoever writes is alone anyway (BEGIN IMMEDIATE)."""
+
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         return self._database.execute(sql, values).fetchall()
 

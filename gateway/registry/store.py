@@ -16,6 +16,10 @@ class Store(Protocol):
     def transaction(self, *, write: bool = True) -> AbstractContextManager[None]:
         """All or nothing of what the block does."""
 
+    def alone(self) -> None:
+        """Within a transaction that writes: nobody else who asks for this has it until the transaction is over, and
+        what they have written before is seen from here on."""
+
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]: ...
 
     def change(self, sql: str, values: Sequence[Any]) -> int:

@@ -16,7 +16,7 @@ import pytest
 from gateway.cli import bulk
 from gateway.registry.ledger import Ledger, LedgerError
 from gateway.registry.settings import RegistrySettings
-from tests.cli.console import Console
+from tests.cli.console import Console, into_nowhere, on_a_terminal
 
 ID = "8b0ad5c4-42ea-4a38-9b4c-9b34bd9d0a51"
 KEY = "a-key-of-its-own-0123456789"
@@ -148,6 +148,71 @@ def test_ctrl_c_takes_no_key_with_it(console: Console, monkeypatch: pytest.Monke
     assert things(console) == {"boiler": hashed(written["key"])}
 
 
+@pytest.mark.parametrize("options", [(), ("--json",), ("--keys-out", "-")])
+@pytest.mark.parametrize("closed", [False, True])
+def test_keys_that_could_not_be_shown_are_no_success(console: Console, options: tuple[str, ...], closed: bool) -> None:
+    """Neither on a full disk nor for somebody who has stopped reading: nobody has the keys, and they count."""
+    Path("fleet.csv").write_text("name\nboiler\npump\n")
+    done = into_nowhere(console.command("thing", "import", "fleet.csv", *options), closed)
+    remedy = "rotate-key each, or delete and import with --keys-out"
+    told = f"Error: the things are imported, but their new keys could not be shown: {remedy}\n"
+    assert (done.returncode, done.stderr.decode()) == (1, told)
+    assert things(console).keys() == {"boiler", "pump"}
+
+
+def test_keys_are_not_shown_on_a_terminal_unless_that_is_said(console: Console) -> None:
+    Path("fleet.csv").write_text("name\nboiler\n")
+    Path("known.csv").write_text(f"name,key\npump,{KEY}\n")
+    done = on_a_terminal(console.command("thing", "import", "fleet.csv"))
+    assert (done.status, "--keys-out FILE" in done.errors, done.shown, things(console)) == (2, True, "", {})
+    assert on_a_terminal(console.command("thing", "import", "known.csv")).status == 0
+    done = on_a_terminal(console.command("thing", "import", "fleet.csv", "--keys-out", "-"))
+    (printed,) = csv.DictReader(done.shown.splitlines())
+    assert things(console) == {"boiler": hashed(printed["key"]), "pump": hashed(KEY)}
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [(), ("--keys-out", "keys.csv")])
+def test_names_that_are_taken_are_told_all_at_once_and_nothing_is_written(
+    console: Console, way: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.registry.bulk.BATCH", 2)
+    console.ok("thing", "create", "boiler", "--id", ID)
+    before = things(console)
+    rows = "name\npump\nboiler\n\npump\nfan\nboiler\npump\n"
+    assert console.refused("thing", "import", "-", *way, stdin=rows) == (
+        f"Error: line 3: there is a thing named boiler already (id {ID})\n"
+        "line 5: the name pump is that of line 2\n"
+        "line 7: the name boiler is that of line 3\n"
+        "line 8: the name pump is that of line 2\n"
+        "--force imports all the same\n"
+    )
+    assert (things(console), list(Path().iterdir())) == (before, [])
+    console.ok("thing", "import", "-", *way, "--force", stdin=rows)
+    assert len(console.json("thing", "list")) == 7
+
+
+def test_only_so_many_names_are_told(console: Console) -> None:
+    told = console.refused("thing", "import", "-", stdin="name\n" + "meter\n" * 1500)
+    assert told.splitlines()[19:] == [
+        "line 22: the name meter is that of line 2",
+        "and 1,479 lines more",
+        "--force imports all the same",
+    ]
+
+
+def test_forcing_names_never_takes_the_keys_of_who_has_them(console: Console) -> None:
+    """The same file once more, with --force for its keys."""
+    Path("fleet.csv").write_text("name\nboiler\n")
+    console.ok("thing", "import", "fleet.csv", "--keys-out", "keys.csv")
+    keys, before = Path("keys.csv").read_text(), things(console)
+    told = console.refused("thing", "import", "fleet.csv", "--keys-out", "keys.csv", "--force")
+    assert "--force would replace keys.csv, which may hold a key of what is there: name another file" in told
+    assert (Path("keys.csv").read_text(), things(console)) == (keys, before)
+
+
 # --- there and back again -------------------------------------------------------------------------------------------
 
 
@@ -207,7 +272,7 @@ def test_an_export_of_nothing_is_a_document(console: Console) -> None:
 # --- the bar --------------------------------------------------------------------------------------------------------
 
 
-def on_a_terminal(command: list[str]) -> bytes:
+def errors_on_a_terminal(command: list[str]) -> bytes:
     """What standard error shows there."""
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "wb") as terminal:
@@ -226,9 +291,9 @@ def on_a_terminal(command: list[str]) -> bytes:
 def test_a_bar_is_shown_on_a_terminal_if_there_is_much_to_do(console: Console) -> None:
     Path("many").write_text("name\n" + "meter\n" * 5000)
     Path("few").write_text("name\n" + "meter\n" * 10)
-    shown = on_a_terminal(console.command("thing", "import", "many"))
+    shown = errors_on_a_terminal(console.command("thing", "import", "many", "--force"))
     assert all(f" {percent}%".encode() in shown for percent in (20, 40, 60, 80, 100))
-    assert b"Importing" not in on_a_terminal(console.command("thing", "import", "few"))
-    assert b"Exporting" in on_a_terminal(console.command("thing", "export"))
-    assert b"Exporting" in on_a_terminal(console.command("thing", "export", "-o", "things.csv"))
-    assert "Importing" not in console.run("thing", "import", "many").output
+    assert b"Importing" not in errors_on_a_terminal(console.command("thing", "import", "few", "--force"))
+    assert b"Exporting" in errors_on_a_terminal(console.command("thing", "export"))
+    assert b"Exporting" in errors_on_a_terminal(console.command("thing", "export", "-o", "things.csv"))
+    assert "Importing" not in console.run("thing", "import", "many", "--force").output

@@ -20,6 +20,17 @@ def test_an_id_is_taken_once(console: Console) -> None:
     assert "UUID" in console.refused("channel", "create", "cooling", "--id", "17")
 
 
+def test_a_second_one_of_a_name_has_to_be_meant(console: Console) -> None:
+    """No command by that name would know any more which of them is meant."""
+    console.ok("channel", "create", "heating", "--id", ID)
+    told = f"Error: there is a channel named heating already (id {ID}); --force makes another one of that name\n"
+    assert console.refused("channel", "create", "heating") == told
+    assert console.refused("channel", "create", "heating", "--json") == told
+    assert len(console.json("channel", "list")) == 1
+    assert console.json("channel", "create", "heating", "--force")["id"] != ID
+    console.ok("thing", "create", "heating")
+
+
 def test_channels_are_listed(console: Console) -> None:
     assert console.json("channel", "list") == []
     for name in ("heating", "cooling"):

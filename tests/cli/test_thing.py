@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.cli.console import Console
+from tests.cli.console import Console, into_nowhere, on_a_terminal
 
 ID = "8b0ad5c4-42ea-4a38-9b4c-9b34bd9d0a51"
 KEY = "a-key-of-its-own-0123456789"
@@ -161,27 +161,14 @@ def test_a_key_is_rotated(console: Console) -> None:
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_key_that_could_not_be_shown_is_no_success(console: Console, options: tuple[str, ...], closed: bool) -> None:
     """Neither on a full disk nor for somebody who has stopped reading: nobody has the key, and it counts."""
-    again = b"securegw thing rotate-key 'the boiler'\n"
     for command, told in (
-        ("create", b"Error: the boiler was made, but its key could not be shown: "),
-        ("rotate-key", b"Error: the boiler has a new key, but it could not be shown: "),
+        ("create", "Error: the boiler was made, but its key could not be shown: "),
+        ("rotate-key", "Error: the boiler has a new key, but it could not be shown: "),
     ):
         done = into_nowhere(console.command("thing", command, "the boiler", *options), closed)
-        assert (done.returncode, done.stderr) == (1, told + again)
-    assert len(console.json("thing", "list")) == 1
-
-
-def into_nowhere(command: list[str], closed: bool) -> subprocess.CompletedProcess[bytes]:
-    """closed: a pipe that nobody reads; else a full disk."""
-    if closed:
-        ours, theirs = os.pipe()
-        os.close(ours)
-    else:
-        theirs = os.open("/dev/full", os.O_WRONLY)
-    try:
-        return subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=False)
-    finally:
-        os.close(theirs)
+        (made,) = console.json("thing", "list")
+        again = f"securegw thing rotate-key {made['id']}\n"  # others may have its name
+        assert (done.returncode, done.stderr.decode()) == (1, told + again)
 
 
 def test_what_has_to_follow_a_new_key_is_told(console: Console) -> None:
@@ -194,7 +181,7 @@ def test_what_has_to_follow_a_new_key_is_told(console: Console) -> None:
 
 
 def test_a_name_that_several_have_is_answered_with_their_ids(console: Console) -> None:
-    ids = [console.json("thing", "create", "boiler")["id"] for _ in range(2)]
+    ids = [console.json("thing", "create", "boiler", "--force")["id"] for _ in range(2)]
     told = console.refused("thing", "disable", "boiler")
     assert all(one in told for one in ids)
     console.ok("thing", "disable", ids[0])
@@ -245,18 +232,53 @@ def test_on_a_terminal_it_asks(console: Console, answer: bytes, status: int, lef
     assert len(console.json("thing", "list")) == left
 
 
-def test_a_second_one_of_a_name_is_made_with_a_word_about_it(console: Console) -> None:
-    assert "another" not in console.run("thing", "create", "boiler").stderr
-    for _ in range(2):
-        again = console.run("thing", "create", "boiler")
-        assert again.exit_code == 0
-        assert "there is another thing named boiler now" in again.stderr
-    console.run("channel", "create", "heating")
-    assert "there is another channel named heating now" in console.run("channel", "create", "heating").stderr
+def test_a_second_one_of_a_name_has_to_be_meant(console: Console) -> None:
+    """No command by that name would know any more which of them is meant."""
+    first = console.json("thing", "create", "boiler")["id"]
+    told = f"Error: there is a thing named boiler already (id {first}); --force makes another one of that name\n"
+    for options in (), ("--json",), ("--key-file", "-"), ("--key-out", "boiler.secret"):
+        assert console.refused("thing", "create", "boiler", *options, stdin=KEY) == told
+    assert (len(console.json("thing", "list")), list(Path().iterdir())) == (1, [])
+    console.ok("thing", "create", "boiler", "--force", "--key-out", "boiler.secret")
+    assert len(console.json("thing", "list")) == 2
+    assert "there is a thing named boiler already" in console.refused("thing", "create", "boiler")
+    console.ok("channel", "create", "boiler")
+
+
+def test_forcing_a_name_never_takes_the_key_of_who_has_it(console: Console) -> None:
+    """--force has two meanings, and whoever has just read of one of them does not mean the other."""
+    console.ok("thing", "create", "boiler", "--key-out", "boiler.secret")
+    key = Path("boiler.secret").read_text()
+    told = console.refused("thing", "create", "boiler", "--key-out", "boiler.secret", "--force")
+    assert "there is a thing named boiler already" in told
+    assert "--force would replace boiler.secret, which may hold a key of what is there: name another file" in told
+    assert Path("boiler.secret").read_text() == key
+    assert len(console.json("thing", "list")) == 1
+
+
+@pytest.mark.parametrize("command", ["create", "rotate-key"])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_key_is_not_shown_on_a_terminal(console: Console, command: str, options: tuple[str, ...]) -> None:
+    made = console.json("thing", "create", "boiler") if command == "rotate-key" else None
+    done = on_a_terminal(console.command("thing", command, "boiler", *options))
+    assert (done.status, "--key-out FILE" in done.errors, done.shown) == (2, True, "")
+    assert [one["key_sha256"] for one in console.json("thing", "list")] == ([made["key_sha256"]] if made else [])
+
+
+def test_a_key_is_shown_on_a_terminal_if_that_is_said(console: Console) -> None:
+    done = on_a_terminal(console.command("thing", "create", "boiler", "--key-out", "-"))
+    assert (done.status, list(Path().iterdir())) == (0, [])
+    assert console.json("thing", "show", "boiler")["key_sha256"] == hashed(shown_key(done.shown))
+    Path("own").write_text(KEY)
+    done = on_a_terminal(console.command("thing", "rotate-key", "boiler", "--key-file", "own"))
+    assert (done.status, KEY in done.shown + done.errors) == (0, False)
+    told = console.run("thing", "rotate-key", "boiler", "--key-out", "-")
+    assert console.json("thing", "show", "boiler")["key_sha256"] == hashed(shown_key(told.stdout))
+    assert "--key-file FILE" in told.stderr
 
 
 def test_without_any_standard_output_the_person_hears_that_the_key_is_lost(console: Console) -> None:
     command = ["sh", "-c", '"$@" >&-', "sh", *console.command("thing", "create", "boiler")]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-    assert "rotate-key boiler" in done.stderr
+    assert f"rotate-key {console.json('thing', 'show', 'boiler')['id']}\n" in done.stderr

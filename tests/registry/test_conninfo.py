@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from psycopg2.extensions import make_dsn
+from psycopg2.extensions import libpq_version, make_dsn
 
-from gateway.registry.conninfo import arguments
+from gateway.registry.conninfo import arguments, tls_words
 from gateway.registry.postgres_link import resolve
 from gateway.registry.settings import PostgresDatabase
 from gateway.upstream import TLSMode
@@ -45,9 +45,10 @@ def test_no_password_where_it_can_be_read() -> None:
 @pytest.mark.parametrize(
     ("more", "tls"),
     [
-        ({"tls": TLSMode.DISABLE}, {"sslmode": "disable", "sslcertmode": "disable"}),
-        ({"tls": TLSMode.REQUIRE}, {"sslmode": "require", "sslcertmode": "disable", "sslrootcert": "/nonexistent"}),
-        ({"tls": TLSMode.VERIFY_CA}, {"sslmode": "verify-ca", "sslcertmode": "disable", "sslrootcert": "ca.crt"}),
+        ({"tls": TLSMode.DISABLE, "root_certificate": None}, {"sslmode": "disable"}),
+        ({"tls": TLSMode.REQUIRE, "root_certificate": None}, {"sslmode": "require"}),
+        ({"tls": TLSMode.REQUIRE}, {"sslmode": "require", "sslrootcert": "ca.crt"}),
+        ({"tls": TLSMode.VERIFY_CA}, {"sslmode": "verify-ca", "sslrootcert": "ca.crt"}),
         (
             {"certificate": CERTIFICATE, "key": KEY},
             {
@@ -61,8 +62,23 @@ def test_no_password_where_it_can_be_read() -> None:
     ],
 )
 def test_tls(more: dict[str, Any], tls: dict[str, str]) -> None:
+    """Nothing is left to the files in ~/.postgresql."""
     found = arguments(database(**more), "test", {})
-    assert {name: value for name, value in found.items() if name.startswith("ssl")} == tls
+    nothing = dict.fromkeys(("sslrootcert", "sslcrl", "sslcert", "sslkey"), "/nonexistent") | {"sslcertmode": "disable"}
+    assert {name: value for name, value in found.items() if name.startswith("ssl")} == nothing | tls
+
+
+def test_a_list_of_revoked_certificates() -> None:
+    assert tls_words(TLSMode.VERIFY_CA, CA, Path("ca.crl"), None, None)["sslcrl"] == "ca.crl"
+
+
+@pytest.mark.parametrize("mode", TLSMode)
+@pytest.mark.parametrize("root", [CA, None])
+def test_no_password_in_clear_text_to_whom_nobody_has_verified(mode: TLSMode, root: Path | None) -> None:
+    verified = mode is not TLSMode.DISABLE and root is not None
+    if verified or mode in (TLSMode.DISABLE, TLSMode.REQUIRE):
+        found = arguments(database(tls=mode, root_certificate=root), "test", {})
+        assert found.get("require_auth") == (None if verified else "!password")
 
 
 def test_every_word_is_one_that_libpq_knows() -> None:
@@ -70,6 +86,7 @@ def test_every_word_is_one_that_libpq_knows() -> None:
     assert make_dsn(**found)
     assert r"-c default_transaction_isolation=repeatable\ read" in found["options"]
     assert (found["host"], found["password"]) == ("db", "pass word'")
+    assert libpq_version() >= 160_000, "require_auth and sslcertmode are of libpq 16"
 
 
 def test_addresses() -> None:

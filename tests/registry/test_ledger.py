@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from gateway.registry import read
+from gateway.registry import bulk, read
 from gateway.registry.ledger import (
     ChannelRecord,
     ConnectionRecord,
@@ -20,7 +20,9 @@ from gateway.registry.ledger import (
     Ledger,
     LedgerError,
     NotFound,
+    Taken,
     ThingRecord,
+    ThingRow,
     open_ledger,
 )
 from gateway.registry.settings import RegistrySettings
@@ -130,6 +132,56 @@ def test_ambiguous(ledger: Ledger) -> None:
     with pytest.raises(Invalid, match="and more") as refused:
         ledger.channel("c")
     assert sum(channel in str(refused.value) for channel in channels) == 10
+
+
+def test_a_name_that_is_to_be_the_only_one(ledger: Ledger) -> None:
+    thing, _ = ledger.create_thing("pump", alone=True)
+    channel = ledger.create_channel("pump", alone=True)
+    with pytest.raises(Taken, match=rf"^there is a thing named pump already \(id {thing.id}\)$"):
+        ledger.create_thing("pump", alone=True)
+    with pytest.raises(Taken, match=rf"^there is a channel named pump already \(id {channel.id}\)$"):
+        ledger.create_channel("pump", alone=True)
+    assert ([*ledger.things()], [*ledger.channels()]) == ([thing], [channel])
+    for one in ledger.create_thing("pump")[0], ledger.create_channel("pump"):
+        assert one.name == "pump"
+    ledger.create_thing("Pump", alone=True)
+
+
+def test_names_that_are_taken_are_told_together(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "BATCH", 2)
+    known, _ = ledger.create_thing("pump")
+    rows = [ThingRow(name) for name in ("a", "pump", "b", "a", "pump")]
+    with pytest.raises(Taken) as refused:
+        ledger.import_things(rows, alone=True)
+    assert refused.value.lines == (
+        f"row 2: there is a thing named pump already (id {known.id})",
+        "row 4: the name a is that of row 1",
+        "row 5: the name pump is that of row 2",
+    )
+    assert [*ledger.things()] == [known]
+
+
+def test_only_one_of_many_who_want_a_name_alone_has_it(either: RegistrySettings) -> None:
+    made: list[object] = []
+    refused: list[Taken] = []
+    start = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        with open_ledger(either) as ledger:
+            start.wait()
+            try:
+                made.append(
+                    ledger.create_thing("t", alone=True) if number % 2 else ledger.create_channel("t", alone=True)
+                )
+            except Taken as error:
+                refused.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(made), len(refused)) == (2, 6)
 
 
 def test_an_id_is_not_a_name(ledger: Ledger) -> None:

@@ -73,11 +73,12 @@ async def test_disable_is_refused_by_a_server_that_wants_tls(
     assert "no encryption" in await outcome(changed(made, debian_postgres, tls=DISABLE))
 
 
-@pytest.mark.parametrize("mode", [VERIFY_CA, VERIFY_FULL])
+@pytest.mark.parametrize("mode", [REQUIRE, VERIFY_CA, VERIFY_FULL])
 @in_reactor
 async def test_another_authority(
     made: PostgresDatabase, debian_postgres: PostgresServer, another_ca: Path, mode: TLSMode
 ) -> None:
+    """`require` with an authority is `verify-ca`, as of an upstream."""
     assert "certificate verify failed" in await outcome(
         changed(made, debian_postgres, tls=mode, root_certificate=another_ca)
     )
@@ -93,11 +94,21 @@ def misleading_home(another_ca: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @in_reactor
-async def test_require_asks_for_no_authority(
-    made: PostgresDatabase, debian_postgres: PostgresServer, another_ca: Path, misleading_home: None
+async def test_require_without_an_authority_asks_for_none(
+    made: PostgresDatabase, debian_postgres: PostgresServer, misleading_home: None
 ) -> None:
-    assert await outcome(changed(made, debian_postgres, tls=REQUIRE, root_certificate=another_ca)) == ""
     assert await outcome(changed(made, debian_postgres, tls=REQUIRE, root_certificate=None)) == ""
+
+
+@in_reactor
+async def test_who_is_not_verified_gets_no_password_in_clear_text(
+    made: PostgresDatabase, debian_postgres: PostgresServer
+) -> None:
+    with debian_postgres.hba("hostssl all all 127.0.0.1/32 password"):
+        assert await outcome(changed(made, debian_postgres, tls=VERIFY_FULL)) == ""
+        assert await outcome(changed(made, debian_postgres, tls=REQUIRE)) == ""
+        told = await outcome(changed(made, debian_postgres, tls=REQUIRE, root_certificate=None))
+    assert "authentication method requirement" in told
 
 
 @in_reactor
