@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +18,7 @@ from twisted.python import usage
 
 from gateway import config
 from gateway.errors import ConfigError, Problems
+from gateway.inspection import permissions
 from gateway.quickstart import Quickstart, prepare
 from gateway.service import ENDINGS, Gateway
 from gateway.settings import Config
@@ -83,7 +85,9 @@ def makeService(
 
     def load(problems: Problems) -> Config:
         settings = config.load(path, environ, folder, problems)
-        return demo.complete(settings) if demo and not settings.configured else settings
+        if demo and not settings.configured:
+            return demo.complete(settings)
+        return replace(settings, warnings=(*settings.warnings, *permissions.warnings(settings, environ)))
 
     def stop() -> None:
         if demo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from gateway import demo as demo_module
 from gateway.app import makeService
 from gateway.errors import ConfigError, Problem
 from gateway.hub.message import Message
+from gateway.net.listener import Listener
 from gateway.net.owner import NOBODY
 from gateway.net.transport import Transport
 from gateway.quickstart import Quickstart
@@ -408,6 +410,68 @@ def test_a_reload_that_meets_a_bug_has_failed_and_is_over(
         assert b"READY=1" in systemd.recv(4096)
 
 
+def test_a_reload_that_breaks_off_is_told_and_over(
+    everything: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as systemd waits for its end, whoever asked for it does, too."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        gateway = everything.start(NOTIFY_SOCKET=str(tmp_path / "notify"))
+        gateway.startService()
+        everything.reactor.when_running[-1]()
+        assert b"READY=1" in systemd.recv(4096)
+        monkeypatch.setattr(gateway._expiry, "adopt", lambda _: 1 // 0)
+        assert not gateway.reload()
+        assert gateway._failed_reload is not None
+        assert "restart the gateway" in gateway._failed_reload.error
+        assert gateway._health().last_reload_failed
+        assert b"RELOADING=1" in systemd.recv(4096)
+        assert b"READY=1" in systemd.recv(4096)
+
+
+@pytest.mark.parametrize("error", [ValueError("not allowed to raise maximum limit"), PermissionError(1, "no")])
+def test_a_limit_of_open_files_that_cannot_be_raised_is_a_warning(
+    everything: Site, monkeypatch: pytest.MonkeyPatch, said: list[str], error: Exception
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise error
+
+    gateway = everything.start()
+    gateway.startService()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 200))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert gateway.reload()
+    assert any("open files are needed, the system allows 100" in line for line in said)
+
+
+def test_files_that_others_can_use_are_warned_of_at_the_start_and_at_each_reload(site: Site, said: list[str]) -> None:
+    (site.folder / "password").write_text("secret")
+    site.sections["upstream:main"]["password_file"] = "password"
+    site.write().chmod(0o600)
+    (site.folder / "password").chmod(0o600)
+    gateway = site.start()
+    assert gateway.reload()
+    assert [line for line in said if "can" in line] == []
+    (site.folder / "password").chmod(0o644)
+    (site.folder / "jwt.pub").chmod(0o666)
+    for again in (1, 2):
+        gateway.reload()
+        assert len([line for line in said if line.startswith("[upstream:main] password_file: ")]) == again
+        assert len([line for line in said if line.startswith("[jwt:main] public_keys: ")]) == again
+
+
+def test_records_that_are_lost_show_in_the_health(everything: Site) -> None:
+    everything.sections["audit"]["file"] = "/dev/full"
+    everything.write()
+    gateway = everything.start()
+    gateway.startService()
+    assert not gateway._health().audit_failing
+    assert gateway.connections is not None
+    gateway.connections.write_audit("{}")
+    assert gateway._health().audit_failing
+
+
 def test_what_is_about_to_expire_is_said_at_the_start_and_after_a_reload(everything: Site, said: list[str]) -> None:
     issue(CA, "localhost", sans=["localhost"], valid=(-20, 2.5)).write(everything.folder, "server")
     gateway = everything.start()
@@ -473,6 +537,47 @@ def test_a_reload_drops_idle_upstreams_and_the_end_takes_no_more(everything: Sit
     pool.put("anything", late)
     assert late.closed
     far.close()
+
+
+@pytest.mark.parametrize("step", ["control", "listeners", "pool", "hub", "drain", "registry"])
+def test_whatever_fails_at_the_end_keeps_nothing_else_from_it(
+    things: Site, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    things.sections["control"] = {"socket": "control.sock"}
+    things.write()
+    gateway = things.start()
+    gateway.startService()
+    connections, registry, hub = gateway.connections, gateway._registry, gateway._doors.hub
+    assert connections is not None
+    assert registry is not None
+    assert hub is not None
+    owner, name = {
+        "control": (gateway._control, "stop"),
+        "listeners": (gateway, "_stop_listening"),
+        "pool": (connections.pool, "close_all"),
+        "hub": (hub, "close"),
+        "drain": (connections, "drain"),
+        "registry": (registry, "stop"),
+    }[step]
+    ends: list[str] = []
+    monkeypatch.setattr(gateway, "_stop_quickstart", lambda: ends.append("quickstart"))
+    stop = getattr(owner, name)
+
+    def fail(*arguments: object) -> NoReturn:
+        stop(*arguments)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(owner, name, fail)
+    if step == "listeners":
+        monkeypatch.setattr(gateway, "_stop_listening", lambda chosen: fail(chosen) if chosen("health") else None)
+    gateway.stopService().addCallback(lambda _: ends.append("all"))
+    assert ends == ["quickstart", "all"]
+    assert gateway._audit is not None
+    assert gateway._audit._fd == -1
+    assert connections.poller._epoll.closed
+    with pytest.raises(Unavailable):
+        registry.things.named("x")
+    assert not (things.folder / "control.sock").exists()
 
 
 def test_garbage_is_looked_for_rarely_once_it_runs(site: Site) -> None:
@@ -759,6 +864,27 @@ def test_things_that_cannot_be_read_end_the_start_with_a_status(
     assert ended == [True]
     assert gateway._listeners == {}
     assert not gateway._health().ready
+
+
+def test_a_gateway_that_cannot_begin_to_listen_ends_with_a_status(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would live on without a listener, and nobody would know."""
+    gateway = site.start()
+    triggers: list[tuple[object, ...]] = []
+    ended: list[bool] = []
+    monkeypatch.setattr(site.reactor, "addSystemEventTrigger", lambda *what: triggers.append(what), raising=False)
+    monkeypatch.setattr(gateway, "_end", lambda: ended.append(True))
+
+    def fail(_: object) -> NoReturn:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Listener, "start", fail)
+    gateway.startService()
+    assert capsys.readouterr().err == "the gateway cannot begin to listen: [Errno 24] Too many open files\n"
+    assert triggers == [("after", "shutdown", os._exit, 1)]
+    site.reactor.when_running[-1]()
+    assert ended == [True]
 
 
 def test_the_registry_is_followed_until_the_end(things: Site) -> None:

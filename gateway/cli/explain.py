@@ -10,7 +10,6 @@ from gateway.cli.explain_answer import answer
 from gateway.cli.explain_asked import (
     Asked,
     certificate,
-    chosen,
     key_file,
     listener_name,
     origin,
@@ -81,7 +80,7 @@ def postgres(
 
     asked = Asked.of(installation, certificate, origin)
     token = read_token_or_nothing(token_file)
-    one = chosen("postgres", asked.config.postgres, listener)
+    one = asked.listener("postgres", asked.config.postgres, listener)
     name = user or subject_of(token)
     login = LoginAttempt(name, database or name, token, replication)
     answer(ask(asked.state(one.jwt), one, asked.client, login), asked.path, as_json)
@@ -125,7 +124,7 @@ def http(
 
     request, port = web_request(method, url, secret(key_file), scheme, subprotocol)
     asked = Asked.of(installation, certificate, origin)
-    one = chosen("https", asked.config.https, listener, port)
+    one = asked.listener("https", asked.config.https, listener, port)
     answer(ask(asked.state(), one, asked.client, request), asked.path, as_json)
 
 
@@ -168,7 +167,7 @@ def mqtt(
 
     asking = _asking(publish, subscribe, user_name, secret(key_file), client_id)
     asked = Asked.of(installation, certificate, origin)
-    one = chosen("mqtt", asked.config.mqtt, listener)
+    one = asked.listener("mqtt", asked.config.mqtt, listener)
     answer(ask(asked.state(), one, asked.client, asking), asked.path, as_json)
 
 
@@ -202,5 +201,5 @@ def tunnel(installation: Installation, name: str | None, certificate: str | None
     from gateway.inspection.explain import tunnel as ask
 
     asked = Asked.of(installation, certificate, origin)
-    one = chosen("tunnel", asked.config.tunnels, name)
+    one = asked.listener("tunnel", asked.config.tunnels, name)
     answer(ask(asked.state(), one, asked.client), asked.path, as_json)

@@ -38,7 +38,7 @@ origin = click.option(
     "origin",
     metavar="ADDRESS",
     required=True,
-    help="The IP address that the client comes from; local for a client of a Unix socket.",
+    help="The IP address that the client comes from, or that a PROXY header says; local for a client of a Unix socket.",
 )
 key_file = click.option(
     "--key-file",
@@ -52,6 +52,17 @@ listener_name = click.option(
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _VISIBLE: Final = re.compile(r"[!-~]+")
 _SCHEME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]*")
+
+
+class Listener(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def listen(self) -> tuple[Address, ...]: ...
+
+
+L = TypeVar("L", bound=Listener)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,14 @@ class Asked:
             return cls(path, config, Client("" if origin == "local" else origin, chain))
         except ValueError:
             raise click.BadParameter("is neither an IP address nor local", param_hint="--from") from None
+
+    def listener(self, kind: str, listeners: Sequence[L], name: str | None, port: int | None = None) -> L:
+        """The one that is meant, which that client can reach. Raises Failure, UsageError."""
+        one, local = chosen(kind, listeners, name, port), not self.client.address
+        if not any((not address.port) == local for address in one.listen):
+            why = "none of it is a Unix socket, so nobody" if local else "is of Unix sockets alone, so everybody"
+            raise click.UsageError(f"[{kind}:{one.name}] listen: {why} comes from local")
+        return one
 
     def state(self, jwt: str | None = None) -> State:
         """What would be in force. jwt: the NAME of the `[jwt:NAME]` whose keys are needed. Raises Failure,
@@ -109,17 +128,6 @@ def _fetched(jwt: JWTSettings) -> tuple[VerificationKey, ...]:
 
 
 # --- which listener -------------------------------------------------------------------------------------------------
-
-
-class Listener(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def listen(self) -> tuple[Address, ...]: ...
-
-
-L = TypeVar("L", bound=Listener)
 
 
 def chosen(kind: str, listeners: Sequence[L], name: str | None, port: int | None = None) -> L:

@@ -22,10 +22,13 @@ from gateway.inspection.places import check_places
 from gateway.inspection.reachable import Inquiry, inquiries
 from gateway.inspection.rehearsal import stage
 from gateway.inspection.rules import check_reach, check_rules
+from gateway.schema import keys_of
 from gateway.settings import Config
 
 _WHOLE: Final = "configuration"
 _PLACE: Final = re.compile(r"\[([^\]]+)\] (.*)", re.DOTALL)
+# A key, and what of it: `rules is empty`, `tls = disable: …`, `upstream: …`.
+_KEY: Final = re.compile(r"([a-z_]+)(?: =|:)? (.*)", re.DOTALL)
 
 
 def check(
@@ -47,27 +50,33 @@ def check(
         return _grouped(found, folder / path)
     if state is None:
         return [*found, warn(_WHOLE, "file", f"{path}: guards nothing; the gateway would start its demonstration")]
-    found = [ok(_WHOLE, "file", f"{path}: can be used"), *found, *_offline(config, environ, folder / path)]
+    found = [ok(_WHOLE, "file", f"{path}: can be used"), *found, *_offline(config, environ)]
     if ask is not None:
         found += ask(inquiries(config, next(iter(state.doors.values())).certificates))
     return _grouped(found, folder / path)
 
 
-def _offline(config: Config, environ: Mapping[str, str], path: Path) -> Iterator[Finding]:
-    yield from check_permissions(path, environ)
+def _offline(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
+    yield from check_permissions(config, environ)
     yield from check_certificates(config)
     yield from check_lists(config)
     yield from check_dates(config)
-    yield from check_jwt(config)
+    yield from check_jwt(config, environ)
     yield from check_rules(config)
     yield from check_reach(config)
     yield from check_places(config, environ)
 
 
 def _warning(text: str) -> Finding:
-    """As the gateway puts it into its log; most of them begin with their place."""
+    """As the gateway puts it into its log: it begins with its place, or is about the environment."""
     found = _PLACE.fullmatch(text)
-    return warn(found[1], "", found[2]) if found else warn(_WHOLE, "", text)
+    if found is None:
+        return warn(_WHOLE, "environment", text)
+    section, words = found.groups()
+    about = _KEY.fullmatch(words)
+    if about is None or about[1] not in keys_of(section):
+        return warn(section, "section", words)
+    return warn(section, about[1], about[2])
 
 
 def _grouped(found: list[Finding], path: Path) -> list[Finding]:

@@ -22,6 +22,7 @@ from gateway.upstream import Address
 T = TypeVar("T")
 
 _SIZE: Final = 65_536
+_CLOSED: Final = "it has closed the connection"
 
 
 class Contact:
@@ -41,10 +42,7 @@ class Contact:
 
     def secure(self, context: ClientContext) -> TLSFacts:
         self._tls = tls = context.connection(self._socket, self._address.host)
-        try:
-            self._patiently(tls.do_handshake)
-        except SSL.Error as error:
-            raise UpstreamError(f"TLS: {handshake_failure(tls, error)}") from None
+        self._patiently(tls.do_handshake)
         context.verify(tls, self._address.host)
         return tls_facts(tls)
 
@@ -54,12 +52,9 @@ class Contact:
 
     def receive(self) -> bytes:
         """Some bytes."""
-        try:
-            data = self._patiently(partial(self._end.recv, _SIZE))
-        except SSL.Error:
-            data = b""
+        data = self._patiently(partial(self._end.recv, _SIZE))
         if not data:
-            raise UpstreamError("it has closed the connection")
+            raise UpstreamError(_CLOSED)
         return data
 
     @property
@@ -77,6 +72,17 @@ class Contact:
                 self._wait(select.POLLOUT)
             except BlockingIOError:
                 self._wait(select.POLLOUT if writing else select.POLLIN)
+            except SSL.Error as error:
+                raise UpstreamError(self._why(error)) from None
+
+    def _why(self, error: SSL.Error) -> str:
+        """An alert may come at any time: with TLS 1.3 the one about our certificate, behind the handshake."""
+        assert self._tls is not None  # nothing else raises that
+        if isinstance(error, SSL.ZeroReturnError):
+            return _CLOSED
+        if isinstance(error, SSL.SysCallError):
+            return "the connection was cut"
+        return f"TLS: {handshake_failure(self._tls, error)}"
 
     def _wait(self, event: int) -> None:
         poll = select.poll()

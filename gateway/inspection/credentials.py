@@ -7,7 +7,7 @@ where the gateway reads them; what is said here is said of files that can.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,9 +23,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from gateway.errors import Problems
 from gateway.inspection.expiry import Expiry, clients_tls, expiries, left, listeners_tls
 from gateway.inspection.findings import Finding, Level, fail, ok, warn
+from gateway.inspection.given import given
 from gateway.net.fetching import context
 from gateway.pem import UNREADABLE, load_certificates
 from gateway.settings import Config, JWTSettings
+from gateway.tokens import VerificationKey
 from gateway.trust import weak_key, weak_signature
 from gateway.upstream import ServerTLS
 
@@ -95,6 +97,11 @@ def _own(config: Config) -> Iterator[_Own]:
         for login in upstream.logins:
             if login.section and login.certificate is not None and login.key is not None:
                 yield _Own(login.section, ("certificate", "key"), "client", login.certificate, login.key)
+
+
+def tls_keys(config: Config) -> frozenset[Path]:
+    """Of the private keys of TLS, each file."""
+    return frozenset(own.key for own in _own(config))
 
 
 def _of_server(section: str, tls: ServerTLS) -> Iterator[_Own]:
@@ -182,21 +189,47 @@ def check_secret(section: str, key: str, path: Path) -> Iterator[Finding]:
             yield ok(section, key, f"{path}: for its owner alone")
 
 
-def check_jwt(config: Config) -> Iterator[Finding]:
+def check_jwt(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
+    reading = given(config, environ)
     for jwt in config.jwt.values():
-        yield from _keys(jwt)
+        section = f"jwt:{jwt.name}"
+        count = len(reading.values(section)["public_keys"] or ())
+        yield from _keys(section, "public_keys", jwt.keys[:count])
+        yield from _keys(section, "jwks", jwt.keys[count:])
+        if len({key.thumbprint for key in jwt.keys}) < len(jwt.keys):
+            yield warn(section, "public_keys" if count else "jwks", "one key is there twice")
+        yield from _about_keys(section, jwt)
+        yield from _still_believed(section, jwt, config.jwt.values())
 
 
-def _keys(jwt: JWTSettings) -> Iterator[Finding]:
-    section = f"jwt:{jwt.name}"
-    names = [f"{'/'.join(sorted(key.algorithms))} {key.kid or key.thumbprint}" for key in jwt.keys]
+def _keys(section: str, about: str, keys: Sequence[VerificationKey]) -> Iterator[Finding]:
+    names = [f"{'/'.join(sorted(key.algorithms))} {key.kid or key.thumbprint}" for key in keys]
     if names:
-        yield ok(section, "public_keys", f"{len(names)}: {', '.join(names)}")
-    if len({key.thumbprint for key in jwt.keys}) < len(jwt.keys):
-        yield warn(section, "public_keys", "one key is there twice")
+        yield ok(section, about, f"{len(names)}: {', '.join(names)}")
+
+
+def _about_keys(section: str, jwt: JWTSettings) -> Iterator[Finding]:
+    """Whether a URL's server could be believed, and which tokens count no more."""
     if jwt.jwks is not None:
         problems = Problems()
         context(jwt, problems)
         yield from (fail(one.section, one.key, one.reason) for one in problems.found)
     if jwt.revoked_file is not None:
         yield ok(section, "revoked", f"{jwt.revoked_file}: {len(jwt.revoked)} revoked")
+
+
+def _still_believed(section: str, jwt: JWTSettings, all_of_them: Collection[JWTSettings]) -> Iterator[Finding]:
+    """Whether a token that counts no more elsewhere counts here."""
+    others = (one.name for one in all_of_them if one.revoked_file is not None and _believe_the_same(one, jwt))
+    other = next(others, None)
+    if jwt.revoked_file is None and other is not None:
+        words = f"is not given, though [jwt:{other}], which believes the same key, has one"
+        yield warn(section, "revoked", f"{words}: a token that is revoked there still gets in here")
+
+
+def _believe_the_same(one: JWTSettings, other: JWTSettings) -> bool:
+    """A key, of a token that could be for both."""
+    if one.issuer and other.issuer and one.issuer != other.issuer:
+        return False
+    same_url = one.jwks is not None and one.jwks == other.jwks
+    return same_url or not {key.thumbprint for key in one.keys}.isdisjoint(key.thumbprint for key in other.keys)

@@ -41,11 +41,12 @@ class Expiry:
     def due(self, now: datetime) -> int | None:
         """Of the days ahead at which it is told, the last that has come; 0: it is over; None: there is time.
 
-        What lasts for a month is not told of for all of that month: a third of the whole is early enough.
+        What lasts for a month is not told of for all of that month: a third of the whole is early enough. A day that
+        has begun counts as a whole one: what lasts for 90 days usually ends a second earlier.
         """
         if self.until <= now:
             return 0
-        near = [days for days in AHEAD if 3 * timedelta(days=days) <= self.until - self.since]
+        near = [days for days in AHEAD if timedelta(days=3 * days - 1) < self.until - self.since]
         return min((days for days in near if self.until - now <= timedelta(days=days)), default=None)
 
 

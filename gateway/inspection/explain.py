@@ -11,17 +11,31 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.doors import State
-from gateway.inspection.explanation import Client, Entrance, Explanation, denying, known, place
+from gateway.inspection.explanation import (
+    Client,
+    Entrance,
+    Explanation,
+    denying,
+    directly,
+    known,
+    of_registry,
+    place,
+)
 from gateway.inspection.rehearsal import Rehearsal
 from gateway.policy import Policy
+from gateway.routes import Route
 from gateway.session.vocabulary import Asked, Data, Opened, Passage, RequestRecord, Side, Sniffed
 from gateway.settings import HTTPSListener, PostgresListener, Tunnel
+from gateway.things import channel_of
 from gateway.upstream import is_ip
 from gateway.wire import postgres as wire
 
 # Where a ClientHello begins, and where an SSLRequest does.
 _HELLO, _CLEAR = b"\x16", b"\0"
 _NO_WORD: Final = "the gateway has not decided yet"
+# Once a thing is let in: it may not, and there is no such channel. What else is wrong with its request has another
+# status, and is not the registry's to say.
+_OF_THE_REGISTRY: Final = (403, 404)
 
 
 # --- PostgreSQL -----------------------------------------------------------------------------------------------------
@@ -43,6 +57,7 @@ class LoginAttempt:
         return wire.startup_message(parameters)
 
 
+@directly
 def postgres(state: State, listener: PostgresListener, client: Client, login: LoginAttempt) -> Explanation:
     section = f"postgres:{listener.name}"
     entrance = Entrance(state, section, listener.tls, client)
@@ -65,7 +80,7 @@ def postgres(state: State, listener: PostgresListener, client: Client, login: Lo
         allowed,
         section,
         None if allowed else rehearsal.refusal or _NO_WORD,
-        facts.rule or denying(rehearsal.refusal, policy.rules),
+        facts.rule or denying(rehearsal.refusal, section, policy.rules),
         known(
             subject=facts.subject,
             jti=facts.jti,
@@ -114,6 +129,7 @@ class WebRequest:
         return head + (b"" if self.authorization is None else b"Authorization: %b\r\n" % self.authorization) + b"\r\n"
 
 
+@directly
 def http(state: State, listener: HTTPSListener, client: Client, request: WebRequest) -> Explanation:
     section = f"https:{listener.name}"
     entrance = Entrance(state, section, listener.tls, client)
@@ -134,12 +150,14 @@ def http(state: State, listener: HTTPSListener, client: Client, request: WebRequ
     notes = entrance.notes
     if allowed and route is not None and route.serve == "mqtt":
         notes += ("MQTT itself decides about the CONNECT inside: see `securegw explain mqtt`.",)
+    rule, let_in_by = _deciding(record, route, allowed=allowed)
     return Explanation(
         allowed,
         section,
         None if allowed else record.reason or rehearsal.refusal or _NO_WORD,
-        record.passage.rule or denying(record.reason, route.admission.rules if route else ()),
+        rule,
         known(
+            let_in_by=let_in_by,
             route=f"[route:{route.name}]" if route else None,
             subject=record.passage.subject,
             serial=record.passage.serial,
@@ -150,6 +168,21 @@ def http(state: State, listener: HTTPSListener, client: Client, request: WebRequ
     )
 
 
+def _deciding(record: RequestRecord, route: Route | None, *, allowed: bool) -> tuple[str | None, str | None]:
+    """The line, or the connection in the registry; in that case also the line that let the thing in."""
+    if route is None:
+        return None, None
+    rule = record.passage.rule
+    if rule is None:
+        return denying(record.reason, f"route:{route.name}", route.admission.rules), None
+    if route.serve != "channels":
+        return rule, None
+    channel = channel_of(record.asked.path.removeprefix(route.path).removeprefix("/"))
+    if channel is None or not (allowed or record.status in _OF_THE_REGISTRY):
+        return None, rule
+    return of_registry(record.passage.subject, channel), rule
+
+
 def _lets_through(rehearsal: Rehearsal) -> bool:
     """To an upstream; or, where it is served here, with what was asked for."""
     return rehearsal.dialed is not None or any(one.status in (101, 202) for one in rehearsal.said(RequestRecord))
@@ -158,6 +191,7 @@ def _lets_through(rehearsal: Rehearsal) -> bool:
 # --- tunnels --------------------------------------------------------------------------------------------------------
 
 
+@directly
 def tunnel(state: State, listener: Tunnel, client: Client) -> Explanation:
     section = f"tunnel:{listener.name}"
     entrance = Entrance(state, section, listener.tls, client)
@@ -172,7 +206,7 @@ def tunnel(state: State, listener: Tunnel, client: Client) -> Explanation:
         allowed,
         section,
         None if allowed else rehearsal.refusal or _NO_WORD,
-        facts.rule or denying(rehearsal.refusal, listener.admission.rules),
+        facts.rule or denying(rehearsal.refusal, section, listener.admission.rules),
         known(subject=facts.subject, serial=facts.serial, upstream=facts.upstream),
         entrance.notes,
     )

@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.doors import State
-from gateway.inspection.explanation import Client, Entrance, Explanation, denying, known, place
+from gateway.inspection.explanation import (
+    Client,
+    Entrance,
+    Explanation,
+    denying,
+    directly,
+    known,
+    none_of,
+    of_registry,
+    place,
+)
 from gateway.inspection.rehearsal import Rehearsal
 from gateway.session.mqtt_access import MQTTAccess
 from gateway.session.mqtt_caller import Caller, Rejected, RulePermission
@@ -91,6 +101,7 @@ class Asking:
         return [mqtt.serialize(one, VERSION) for one in said]
 
 
+@directly
 def explain(state: State, listener: MQTTListener, client: Client, asking: Asking) -> Explanation:
     section = f"mqtt:{listener.name}"
     entrance = Entrance(state, section, listener.tls, client)
@@ -106,7 +117,7 @@ def explain(state: State, listener: MQTTListener, client: Client, asking: Asking
         _log_in_at_broker(rehearsal)
         rehearsal.tell(Data(Side.CLIENT, *request))
     reason = _refusal(rehearsal)
-    rule, notes = rehearsal.facts.rule or denying(reason, listener.admission.rules), entrance.notes
+    rule, notes = rehearsal.facts.rule or denying(reason, section, listener.admission.rules), entrance.notes
     details = _details(rehearsal, asking)
     if entered and request:
         details |= known(let_in_by=rule)
@@ -165,10 +176,10 @@ def _about_topic(access: MQTTAccess, tls: TLSFacts, client: Client, asking: Aski
         return None
     if isinstance(entry.permission, RulePermission):
         rule = deciding(access.topics.rules, entry.permission.speaker, asking.action or "", asking.topic)
-        return place(rule) if rule else None
+        return place(rule) if rule else none_of(f"mqtt:{access.name}", "topics", access.topics.rules)
     share = shared(asking.topic)
     channel = channel_of(share[1] if share else asking.topic)
-    return f"[registry] the thing {entry.owner} in the channel {channel}" if channel else None
+    return of_registry(entry.owner, channel) if channel else None
 
 
 def deciding(rules: tuple[TopicRule, ...], speaker: Speaker, action: str, topic: str) -> TopicRule | None:

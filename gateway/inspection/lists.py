@@ -1,4 +1,5 @@
-"""Authorities and revocation lists that are believed together: whether they belong together.
+"""Authorities and revocation lists that are believed together: whether they belong together, and whether clients can
+be revoked at all.
 
 Owns what OpenSSL would find out only when somebody comes: it refuses whom a list of another authority is about, however
 alike the names of the two are.
@@ -34,8 +35,31 @@ class _Believed:
 
 
 def check_lists(config: Config) -> Iterator[Finding]:
-    """Of files that several sections share, each is told of once."""
-    yield from dict.fromkeys(_found(config))
+    """Of what several sections share, each is told of once."""
+    yield from dict.fromkeys([*_without_lists(config), *_found(config)])
+
+
+def _without_lists(config: Config) -> Iterator[Finding]:
+    asking = {section: tls for section, tls in listeners_tls(config).items() if tls.client_certificate != "none"}
+    believed = {section: _vouching(tls.client_ca) for section, tls in asking.items()}
+    for section, tls in asking.items():
+        if tls.client_crl is not None:
+            continue
+        others = (one for one in asking if asking[one].client_crl is not None and believed[one] & believed[section])
+        other = next(others, None)
+        if other is None:
+            words = "is not given: a certificate that is revoked still gets in"
+            yield warn(tls.sections.get("client_ca", section), "client_crl", words)
+        else:
+            words = f"is not given, though [{other}], which believes the same authority, has one"
+            yield warn(section, "client_crl", f"{words}: a certificate that is revoked there still gets in here")
+
+
+def _vouching(path: Path | None) -> frozenset[x509.Certificate]:
+    """None of a file that cannot be read, which is told of elsewhere."""
+    with suppress(OSError, *UNREADABLE):
+        return frozenset(load_certificates(path) if path is not None else ())
+    return frozenset()
 
 
 def _found(config: Config) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Who else could change what decides about trust: the files that are read and written, and the folders they are in.
 
-Owns which files those are: whatever the configuration names, and itself. Who can read a secret is told elsewhere.
+Owns which files those are: whatever the configuration names, and itself; and what of files a gateway says that starts.
+Who can read a secret is told elsewhere.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from os import stat_result
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.errors import Problems
-from gateway.ini import Reading, read_ini
-from gateway.inspection.findings import Finding, fail, ok, warn
+from gateway.inspection.credentials import tls_keys
+from gateway.inspection.findings import Finding, Level, fail, ok, warn
+from gateway.inspection.given import given
+from gateway.inspection.places import check_secrets
 from gateway.rules import parse_fields
+from gateway.settings import Config
 
 _WHOLE: Final = "configuration"
 # Made anew by each gateway, so that it matters who may make files, and not only who may change those of others.
@@ -29,10 +32,25 @@ _DEMONSTRATION: Final = "quickstart"
 Named = tuple[str, str, Path]
 
 
-def check_permissions(path: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """path: the INI."""
-    named = [(_WHOLE, "file", path), *_named(path, environ)]
-    found = [one for each in named if (one := _of_file(*each)) is not None]
+def warnings(config: Config, environ: Mapping[str, str]) -> Sequence[str]:
+    """For the log, as others of the configuration. Without an INI, and where nothing is guarded, there are none.
+
+    Nothing for the TLS keys that others can use or change: that is said where the keys are read.
+    """
+    if config.path is None or not config.configured:
+        return ()
+    try:
+        found = [*check_permissions(config, environ, tls_keys(config)), *check_secrets(config, environ)]
+    except (OSError, ValueError) as error:
+        return (f"[{_WHOLE}] permissions: who else can use the files is not known: {error}",)
+    return [f"[{one.section}] {one.about}: {one.text}" for one in found if one.level is not Level.OK]
+
+
+def check_permissions(config: Config, environ: Mapping[str, str], besides: Collection[Path] = ()) -> Iterator[Finding]:
+    """besides: files that are not looked at, though their folders are."""
+    assert config.path is not None  # there is an INI wherever there is a check
+    named = [(_WHOLE, "file", config.path), *_named(config, environ)]
+    found = [one for each in named if each[2] not in besides and (one := _of_file(*each)) is not None]
     folders: dict[Path, Named] = {}
     for section, key, file in named:
         folders.setdefault(file.parent, (section, key, file))
@@ -44,10 +62,8 @@ def check_permissions(path: Path, environ: Mapping[str, str]) -> Iterator[Findin
         yield ok(_WHOLE, "permissions", f"only their owners can change the {len({file for *_, file in named})} files")
 
 
-def _named(path: Path, environ: Mapping[str, str]) -> Iterator[Named]:
-    reading = Reading(Problems(), path.parent.resolve(), read_ini(path, Problems()) or {})
-    reading.drop_unknown_sections()
-    reading.override(environ, reading.texts)
+def _named(config: Config, environ: Mapping[str, str]) -> Iterator[Named]:
+    reading = given(config, environ)
     for section in reading.texts:
         if section != _DEMONSTRATION:
             values = reading.values(section)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.errors import Problems
-from gateway.ini import Reading, read_ini
+from gateway.ini import read_ini
 from gateway.inspection.credentials import check_secret
 from gateway.inspection.findings import Finding, fail, ok, warn
+from gateway.inspection.given import given
 from gateway.settings import Config
 
 # Keys whose values are secrets, or files of them; what a section of MQTT says of passwords is a word.
@@ -33,7 +34,7 @@ def check_places(config: Config, environ: Mapping[str, str]) -> Iterator[Finding
     if config.control is not None:
         yield _writable("control", "socket", config.control)
     if config.path is not None:
-        yield from _secrets(config.path, environ)
+        yield from check_secrets(config, environ)
 
 
 def _writable(section: str, key: str, path: Path, *, made: bool = False) -> Finding:
@@ -50,15 +51,13 @@ def _writable(section: str, key: str, path: Path, *, made: bool = False) -> Find
     return ok(section, key, f"{path}: {'can be written to' if path.exists() else 'will be made'}")
 
 
-def _secrets(path: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
-    texts = read_ini(path, Problems())
-    if texts is None:
-        return
+def check_secrets(config: Config, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Passwords in the INI, and in files of their own."""
+    assert config.path is not None  # there is an INI wherever there is a check
+    texts = read_ini(config.path, Problems()) or {}
     if any(key == _SECRET and not section.startswith("mqtt:") for section, keys in texts.items() for key in keys):
-        yield from check_secret("configuration", "passwords", path)
-    reading = Reading(Problems(), path.parent.resolve(), texts)
-    reading.drop_unknown_sections()
-    reading.override(environ, reading.texts)
+        yield from check_secret("configuration", "passwords", config.path)
+    reading = given(config, environ)
     for section in reading.texts:
         for key in _FILES:
             value = reading.values(section).get(key)

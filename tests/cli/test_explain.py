@@ -79,7 +79,7 @@ def test_json_for_programs(site: Site) -> None:
         "listener": "postgres:main",
         "reason": "denied: no rule matches",
         "file": str(site.folder / "gw.ini"),
-        "rule": None,
+        "rule": "[postgres:main] rules: none of 2 lines matches",
         "subject": "alice",
         "database": "hr",
         "notes": [],
@@ -105,8 +105,10 @@ def test_a_certificate_and_a_url(site: Site) -> None:
     assert result.exit_code == 0
     assert "[route:main] rules, line 1: allow boiler all method=GET" in result.stdout
     result = run(site, WEB, "http", "POST", "https://localhost/things", *boiler, *FROM)
-    assert (result.exit_code, "reason    denied: no rule matches" in result.stdout) == (1, True)
-    assert run(site, WEB, "http", "GET", "wss://localhost/things", *boiler, "--from", "local").exit_code == 0
+    assert result.exit_code == 1
+    assert f"decided by  {site.folder / 'gw.ini'} [route:main] rules: its one line does not match\n" in result.stdout
+    assert "reason      denied: no rule matches\n" in result.stdout
+    assert run(site, WEB, "http", "GET", "wss://localhost/things", *boiler, *FROM).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -183,6 +185,53 @@ TUNNEL: Sections = {
     "tunnel:things": {"mode": "server", "listen": "127.0.0.1:8183", "upstream": "127.0.0.1:8181", "client_ca": "ca.crt"}
     | {"client_certificate": "required", "rules": "\ndeny mallory all\nallow all all"}
 }
+
+
+def section_of(kind: str, listen: str) -> tuple[Sections, tuple[str, ...]]:
+    """A listener there that lets everybody in, and the question."""
+    rules = {"listen": listen, "rules": "\nallow all all", **ASKS}
+    if kind == "postgres":
+        return {"postgres:main": {**rules, "rules": "\nallow all all all"}}, ("postgres", "--token-file", "alice.jwt")
+    if kind == "https":
+        return {**WEB, "https:main": {"listen": listen, **ASKS}}, ("http", "GET", "https://localhost/")
+    if kind == "mqtt":
+        return {"mqtt:main": {**rules, "cn": "id", "topics": "allow all all #"}, "hub": {"database": "memory"}}, (
+            "mqtt",
+        )
+    return {"tunnel:main": {**rules, "mode": "server", "upstream": "127.0.0.1:2"}}, ("tunnel",)
+
+
+@pytest.mark.parametrize("kind", ["postgres", "https", "mqtt", "tunnel"])
+def test_from_where_nobody_can_come(site: Site, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(site.folder)
+    tcp, way = "127.0.0.1:7000", "" if kind == "postgres" else "unix:"
+    unix = f"{way}{site.folder}/s"
+    for listen, local, address in ((tcp, 2, 0), (unix, 0, 2), (f"{tcp}, {unix}", 0, 0)):
+        sections, question = section_of(kind, listen)
+        for origin, status in (("local", local), ("192.0.2.7", address)):
+            result = run(site, sections, *question, "--certificate", "boiler.crt", "--from", origin)
+            assert result.exit_code == status, (listen, origin, result.output)
+            if status:
+                words = (
+                    "is of Unix sockets alone, so everybody" if local == 0 else "none of it is a Unix socket, so nobody"
+                )
+                assert result.stdout == ""
+                assert f"[{kind}:main] listen: {words} comes from local" in " ".join(result.stderr.split())
+
+
+def test_from_where_a_proxy_is(site: Site) -> None:
+    sections: Sections = {"postgres:main": {**DATABASE["postgres:main"], "proxy_protocol": "192.0.2.0/24"}}
+    token = str(site.folder / "alice.jwt")
+    words = "PROXY header: a connection from 192.0.2.7 must begin with one; ask for the address that the header carries"
+    result = run(site, sections, "postgres", "--token-file", token, "--database", "sales", *FROM)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        "not allowed",
+        "listener    [postgres:main]",
+        f"decided by  {site.folder / 'gw.ini'} [postgres:main] proxy_protocol = 192.0.2.0/24",
+        f"reason      {words}",
+    ]
+    assert "Note: With a PROXY header that carries 192.0.2.7 itself, or no address: allowed (" in result.stderr
 
 
 def test_a_tunnel(site: Site) -> None:

@@ -1,7 +1,8 @@
 """A gateway with many rules, made from a seed, and clients' certificates and things of every kind.
 
 Owns what there is and who is there; what is asked of it is for `explained` to make up. Clients come from any address: a
-PROXY header says so. Each has a port of its own, by which the audit knows it.
+PROXY header says so. Each has a port of its own, by which the audit knows it. Some come without that header, where one
+is due.
 """
 
 from __future__ import annotations
@@ -34,7 +35,18 @@ from tests.servers import free_port
 from tests.things import Workshop
 
 NETWORKS = ["all", "192.0.2.0/24", "192.0.2.0/25", "198.51.100.7", "2001:db8::/32", "192.0.2.128/25,2001:db8:1::/48"]
-ADDRESSES = ["192.0.2.7", "192.0.2.200", "198.51.100.7", "203.0.113.9", "2001:db8::7", "2001:db8:1::7", "2001:db9::1"]
+ADDRESSES = [
+    "127.0.0.1",
+    "192.0.2.7",
+    "192.0.2.200",
+    "198.51.100.7",
+    "203.0.113.9",
+    "2001:db8::7",
+    "2001:db8:1::7",
+    "2001:db9::1",
+]
+# Whoever comes from there shows no PROXY header, though one is due.
+DIRECT = "127.0.0.1"
 NAMES = ["alice", "bob", "carol"]
 DATABASES = ["sales", "hr"]
 ISSUER = "https://issuer.example"
@@ -290,6 +302,8 @@ class Explained:
         self.number += 1
         sock = socket.create_connection(("127.0.0.1", self.ports[listener]), PATIENCE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address == DIRECT:
+            return sock, f"{DIRECT}:{sock.getsockname()[1]}"
         six = ":" in address
         there = "2001:db8::1" if six else "192.0.2.1"
         sock.sendall(f"PROXY TCP{6 if six else 4} {address} {there} {self.number} 1\r\n".encode())

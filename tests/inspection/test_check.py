@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -9,6 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
+from jwt.algorithms import OKPAlgorithm
 
 from gateway.inspection.check import check
 from gateway.inspection.credentials import check_certificates, check_dates, check_secret
@@ -34,7 +36,7 @@ def whole(site: Site, sections: Sections) -> list[Finding]:
 def test_nothing_is_wrong_with_a_good_one(site: Site) -> None:
     found = whole(site, DATABASE)
     assert bad(found) == [
-        "warn [upstream:main] : tls = disable: queries and results cross the network in clear text",
+        "warn [upstream:main] tls: disable: queries and results cross the network in clear text",
     ]
 
 
@@ -88,6 +90,7 @@ def test_everything_that_there_can_be(site: Site) -> None:
         },
     })  # fmt: skip
     assert bad(found) == [
+        "warn [tls] client_crl: is not given: a certificate that is revoked still gets in",
         "warn [jwt:main] public_keys: one key is there twice",
         "warn [mqtt:main] topics: line 2: allow all publish a (never decides: line 1 decides first)",
         "warn [tunnel:main] rules: line 2: deny mallory all (never decides: line 1 decides first)",
@@ -119,8 +122,26 @@ def test_all_that_is_wrong_at_once(site: Site) -> None:
     (site.folder / "server.key").unlink()
     found = whole(site, {**DATABASE, "postgres:main": {"listen": "nowhere", "upsteam": "x"}})
     told = "\n".join(bad(found))
-    for words in ("FAIL [postgres:main] upsteam", "FAIL [postgres:main] listen", "FAIL [tls] key", "rules is empty"):
+    for words in (
+        "FAIL [postgres:main] upsteam",
+        "FAIL [postgres:main] listen",
+        "FAIL [tls] key",
+        "warn [postgres:main] rules: is empty",
+    ):
         assert words in told
+
+
+def test_what_the_gateway_warns_of_at_its_start_has_its_place(site: Site) -> None:
+    web = {"listen": "127.0.0.1:8443"}
+    path = site.write({**DATABASE, "postgres:main": {"rules": ""}, "https:main": web})
+    found = bad(check(path, {"SECUREGW_PORT": "tcp://10.0.0.1"}, site.folder, None))
+    assert found[0].startswith("warn [configuration] environment: SECUREGW_PORT is ignored: it stands for no key")
+    for words in (
+        "warn [upstream:main] tls: disable: queries and results cross the network in clear text",
+        "warn [postgres:main] rules: is empty, so nobody is let in",
+        "warn [https:main] section: has no [route:...] to serve",
+    ):
+        assert words in found
 
 
 def test_one_that_guards_nothing(site: Site) -> None:
@@ -182,15 +203,17 @@ def test_a_chain_in_the_wrong_order(site: Site) -> None:
     write_pem(site.folder / "server.crt", server.certificate, site.ca.certificate, below.certificate)
     write_pem(site.folder / "server.key", server.key)
     (found, more) = certificates(site)
-    assert "CN=Test CA comes behind CN=localhost, but has not issued it" in found
-    assert "CN=below comes behind CN=Test CA" in more
+    place = f"FAIL [tls] certificate: {site.folder / 'server.crt'}"
+    assert found == f"{place}: CN=Test CA comes behind CN=localhost, but has not issued it"
+    assert more == f"{place}: CN=below comes behind CN=Test CA, but has not issued it"
 
 
 def test_a_server_without_names_and_for_the_wrong_purpose(site: Site) -> None:
     issue(site.ca, "localhost", eku=[CLIENT]).write(site.folder, "server")
     purpose, names = certificates(site)
-    assert purpose.endswith("is not for a server (extendedKeyUsage)")
-    assert "no name or address" in names
+    place = f"[tls] certificate: {site.folder / 'server.crt'}"
+    assert purpose == f"FAIL {place}: is not for a server (extendedKeyUsage)"
+    assert names.startswith(f"warn {place}: has no name or address")
 
 
 def test_one_that_is_signed_by_itself(site: Site) -> None:
@@ -202,7 +225,8 @@ def test_one_that_is_signed_by_itself(site: Site) -> None:
     write_pem(site.folder / "server.crt", builder.add_extension(names, False).sign(key, SHA256()))
     write_pem(site.folder / "server.key", key)
     (found,) = certificates(site)
-    assert "signed by itself" in found
+    words = "is signed by itself: nobody can vouch for it"
+    assert found == f"warn [tls] certificate: {site.folder / 'server.crt'}: {words}"
 
 
 def test_a_client_certificate_that_is_not_for_clients(site: Site) -> None:
@@ -247,6 +271,30 @@ def test_passwords_in_the_ini_and_in_files(site: Site) -> None:
     assert f"FAIL [configuration] passwords: {path}" in told
     assert f"FAIL [upstream:main] password_file: {secret}" in told
     assert "a secret" not in told
+
+
+def test_keys_have_the_name_of_the_key_that_names_their_file(site: Site) -> None:
+    def keys(found: list[Finding]) -> list[str]:
+        return [f"{one.level.value} {one.about}: {one.text}" for one in found if one.section == "jwt:main"]
+
+    known = {"a": site.key, "b": ed25519.Ed25519PrivateKey.generate()}
+    jwks = [{**OKPAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid} for kid, key in known.items()]
+    (site.folder / "jwks.json").write_text(json.dumps({"keys": jwks}))
+    told = ["ok jwks: 2: Ed25519/EdDSA a, Ed25519/EdDSA b"]
+    assert keys(whole(site, {**DATABASE, "jwt:main": {"jwks": "jwks.json"}})) == told
+    both = {"public_keys": "jwt.pub c", "jwks": "jwks.json"}
+    assert keys(whole(site, {**DATABASE, "jwt:main": both})) == [
+        "ok public_keys: 1: Ed25519/EdDSA c",
+        *told,
+        "warn public_keys: one key is there twice",
+    ]
+    twice = [jwks[0], {**jwks[0], "kid": "d"}]
+    (site.folder / "twice.json").write_text(json.dumps({"keys": twice}))
+    told_twice = keys(whole(site, {**DATABASE, "jwt:main": {"jwks": "twice.json"}}))
+    assert told_twice[1:] == ["warn jwks: one key is there twice"]
+    path = site.write({**DATABASE, "jwt:main": {}})
+    found = check(path, {"SECUREGW_JWT_MAIN_JWKS": str(site.folder / "jwks.json")}, site.folder, None)
+    assert keys(found) == told
 
 
 def test_authorities_of_a_key_set_that_cannot_be_used(site: Site) -> None:

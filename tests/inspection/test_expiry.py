@@ -36,6 +36,12 @@ def expiry(life: float, days: float) -> Expiry:
         (365, 0, 0),
         (365, -9, 0),
         (90, 30, 30),
+        # An authority's 90 days may be a second less (RFC 5280, 4.1.2.5: notAfter is the last one in which it counts).
+        (90 - 1 / 86_400, 30, 30),
+        (89, 30, None),
+        (89, 7, 7),
+        (20, 7, None),
+        (2, 1, None),
         # What lasts for a month is renewed in the last days of it.
         (30, 29, None),
         (30, 7, 7),

@@ -29,6 +29,7 @@ from tests.pki import Issued, issue, make_crl, write_pem
 
 ASKS = {"client_certificate": "optional", "client_ca": "ca.crt"}
 EVERYBODY = "\nallow all all"
+EVERYBODY_OF_ALL = "\nallow all all all"
 
 
 @pytest.fixture(autouse=True)
@@ -82,8 +83,6 @@ def test_the_line_that_denies(site: Site) -> None:
 @pytest.mark.parametrize(
     ("claims", "address", "reason"),
     [
-        ({}, "198.51.100.1", "denied: no rule matches"),
-        ({}, "", "denied: no rule matches"),
         ({"exp": 1}, "192.0.2.7", "the token expired"),
         ({"sub": "bob"}, "192.0.2.7", "the token is for another user"),
         ({"securegw": {"cidr": ["203.0.113.0/24"]}}, "192.0.2.7", "the token is not for"),
@@ -94,6 +93,47 @@ def test_the_true_reason(site: Site, claims: dict[str, object], address: str, re
     assert not found.allowed
     assert found.rule is None
     assert reason in (found.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ("deny all mallory all", "its one line does not match"),
+        ("\ndeny all mallory all\nallow sales alice 192.0.2.0/24", "none of 2 lines matches"),
+    ],
+)
+@pytest.mark.parametrize("address", ["198.51.100.1", ""])
+def test_where_no_line_is(site: Site, rules: str, words: str, address: str) -> None:
+    sections = {**DATABASE, "postgres:main": {"rules": rules}}
+    found = ask_database(site, sections, LoginAttempt("alice", "sales", token(site)), client(address))
+    assert (found.allowed, found.reason) == (False, "denied: no rule matches")
+    assert found.rule == f"[postgres:main] rules: {words}"
+
+
+def test_where_no_line_is_of_other_protocols(site: Site) -> None:
+    rules = {"client_certificate": "optional", "client_ca": "ca.crt", "rules": "\nallow bob all\nallow carol all"}
+    config = site.config({
+        "https:main": {},
+        "route:a": {"path": "/a", "upstream": "http://127.0.0.1:9", "client": "none"},
+        "route:b": {"path": "/b", "upstream": "http://127.0.0.1:9", "client": "none", "rules": "allow all 192.0.2.1"},
+        "mqtt:main": {"cn": "id", "topics": "allow all all #", **rules},
+        "tunnel:main": {"mode": "server", "listen": "127.0.0.1:1", "upstream": "127.0.0.1:2", **rules},
+    })  # fmt: skip
+    state = stage(config, None, None)
+    who = client(shown=issue(site.ca, "alice"))
+    found = [
+        explain.http(state, config.https[0], who, WebRequest("GET", "localhost", "/a")),
+        explain.http(state, config.https[0], who, WebRequest("GET", "localhost", "/b")),
+        explain_mqtt.explain(state, config.mqtt[0], who, Asking()),
+        explain.tunnel(state, config.tunnels[0], who),
+    ]
+    assert {one.reason for one in found} == {"denied: no rule matches"}
+    assert [one.rule for one in found] == [
+        "[route:a] rules: there is no line",
+        "[route:b] rules: its one line does not match",
+        "[mqtt:main] rules: none of 2 lines matches",
+        "[tunnel:main] rules: none of 2 lines matches",
+    ]
 
 
 def test_revoked_tokens(site: Site) -> None:
@@ -115,6 +155,62 @@ def test_keys_at_a_url_are_asked_for_by_name(site: Site) -> None:
 def test_a_user_that_no_client_could_be(site: Site) -> None:
     found = ask_database(site, DATABASE, LoginAttempt("a" * 64, "sales", token(site)), client())
     assert (found.reason or "").startswith("protocol violation")
+
+
+# --- a PROXY header ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "::ffff:192.0.2.7", "198.51.100.1", ""])
+def test_an_address_from_which_a_header_is_due(site: Site, address: str) -> None:
+    """Of a Unix socket nobody is a proxy."""
+    listener = {**DATABASE["postgres:main"], "rules": EVERYBODY_OF_ALL, "proxy_protocol": "192.0.2.0/24,10.0.0.0/8"}
+    login = LoginAttempt("alice", "sales", token(site))
+    found = ask_database(site, {**DATABASE, "postgres:main": listener}, login, client(address))
+    assert found.allowed == ("192.0.2.7" not in address)
+    if found.allowed:
+        return
+    assert (found.rule, found.details) == ("[postgres:main] proxy_protocol = 192.0.2.0/24, 10.0.0.0/8", {})
+    words = "a connection from 192.0.2.7 must begin with one; ask for the address that the header carries"
+    assert found.reason == f"PROXY header: {words}"
+    behind, superuser = found.notes
+    assert behind == (
+        "With a PROXY header that carries 192.0.2.7 itself, or no address: "
+        "allowed ([postgres:main] rules, line 1: allow all all all)."
+    )
+    assert "superuser" in superuser
+
+
+def test_a_header_is_due_from_whoever_is_refused_all_the_same(site: Site) -> None:
+    listener = {**DATABASE["postgres:main"], "proxy_protocol": "192.0.2.0/24"}
+    found = ask_database(site, {**DATABASE, "postgres:main": listener}, LoginAttempt("bob", "x", b"a.b.c"), client())
+    assert found.rule == "[postgres:main] proxy_protocol = 192.0.2.0/24"
+    assert found.notes[0].partition(": ")[2].startswith("not allowed (authentication failed: ")
+
+
+def test_a_header_of_other_protocols(site: Site) -> None:
+    behind = {"proxy_protocol": "192.0.2.0/24"}
+    asks = {**ASKS, **behind, "rules": EVERYBODY}
+    config = site.config({
+        "https:main": behind,
+        "route:main": {"upstream": "http://127.0.0.1:9", "client": "none", "rules": EVERYBODY},
+        "mqtt:main": {"cn": "id", "topics": "allow all all #", **asks},
+        "tunnel:main": {"mode": "server", "listen": "127.0.0.1:1", "upstream": "127.0.0.1:2", **asks},
+    })  # fmt: skip
+    state = stage(config, None, None)
+
+    def answers(who: Client) -> dict[str, Explanation]:
+        found = [
+            explain.http(state, config.https[0], who, WebRequest("GET", "localhost", "/")),
+            explain_mqtt.explain(state, config.mqtt[0], who, Asking(action="publish", topic="a")),
+            explain.tunnel(state, config.tunnels[0], who),
+        ]
+        return {one.listener: one for one in found}
+
+    alice = issue(site.ca, "alice")
+    assert all(one.allowed for one in answers(client("198.51.100.1", alice)).values())
+    for section, found in answers(client("192.0.2.7", alice)).items():
+        assert (found.allowed, found.rule) == (False, f"[{section}] proxy_protocol = 192.0.2.0/24")
+        assert "itself, or no address: allowed" in found.notes[0]
 
 
 # --- certificates -----------------------------------------------------------------------------------------------------
@@ -198,7 +294,14 @@ TOPICS = "\ndeny all all a/secret\nallow all publish a/%c\nallow all subscribe a
 def with_broker(site: Site, tls: str) -> Sections:
     (site.folder / "root.crt").write_bytes((site.folder / "ca.crt").read_bytes())
     way = {} if tls == "disable" else {"root_certificate": "root.crt"}
-    mqtt = {"upstream": "broker.example:8883", "tls": tls, "cn": "id", "topics": TOPICS, "rules": EVERYBODY, **way}
+    mqtt = {
+        "upstream": "broker.example:8883",
+        "tls": tls,
+        "cn": "id",
+        "topics": TOPICS,
+        "rules": "\nallow all 192.0.2.0/24",
+        **way,
+    }
     return {"mqtt:main": {**mqtt, **ASKS}}
 
 
@@ -208,20 +311,22 @@ def with_broker(site: Site, tls: str) -> Sections:
     [
         ("publish", "a/alice", "line 2: allow all publish a/%c"),
         ("publish", "a/secret", "line 1: deny all all a/secret"),
-        ("publish", "c", None),
+        ("publish", "c", "none of 4 lines matches"),
         ("subscribe", "b", "line 4: allow all all b"),
         ("subscribe", "a/+", "line 1: deny all all a/secret"),
         ("subscribe", "$share/us/b", "line 4: allow all all b"),
     ],
 )
-def test_topics_before_a_broker(site: Site, tls: str, action: str, topic: str, line: str | None) -> None:
+def test_topics_before_a_broker(site: Site, tls: str, action: str, topic: str, line: str) -> None:
     config = site.config(with_broker(site, tls))
     asking = Asking(action=action, topic=topic)
-    who = client(shown=issue(site.ca, "alice"))
-    found = explain_mqtt.explain(stage(config, None, None), config.mqtt[0], who, asking)
-    assert found.allowed == (line is not None and "allow" in line)
-    assert found.rule == (line and f"[mqtt:main] topics, {line}")
-    assert found.details["let_in_by"] == "[mqtt:main] rules, line 1: allow all all"
+    alice = issue(site.ca, "alice")
+    found = explain_mqtt.explain(stage(config, None, None), config.mqtt[0], client(shown=alice), asking)
+    assert found.allowed == ("allow" in line)
+    assert (found.details["subject"], found.details["asked"]) == ("alice", f"{action} {topic}")
+    assert int(found.details["serial"], 16) == alice.certificate.serial_number
+    assert found.rule == f"[mqtt:main] topics{',' if 'line ' in line else ':'} {line}"
+    assert found.details["let_in_by"] == "[mqtt:main] rules, line 1: allow all 192.0.2.0/24"
     assert found.details["upstream"] == "mqtt:main broker.example:8883"
 
 
@@ -243,15 +348,65 @@ def test_a_channel_over_https_before_a_broker(site: Site) -> None:
     state = stage(config, read_things(config.registry), None)
     target = f"/http/channels/{channel}/messages"
     posted = WebRequest("POST", "localhost", target, key.encode())
-    assert explain.http(state, config.https[0], client(), posted).allowed
+    found = explain.http(state, config.https[0], client(), posted)
+    assert (found.allowed, found.rule) == (True, f"[registry] the thing {thing.id} in the channel {channel}")
+    assert found.details["let_in_by"] == "[route:http] rules, line 1: allow all all"
     found = explain.http(state, config.https[0], client(), WebRequest("POST", "localhost", target, b"wrong"))
     assert (found.reason, found.details["status"]) == ("no thing has that key", "401")
-    found = explain_mqtt.explain(
-        state, config.mqtt[0], client(), Asking("c", thing.id, key.encode(), "subscribe", topic_of(channel))
-    )
-    assert found.rule == f"[registry] the thing {thing.id} in the channel {channel}"
-    assert (found.reason or "").endswith("may not subscribe there")
+    for topic in (topic_of(channel), f"$share/us/{topic_of(channel)}"):
+        asking = Asking("c", thing.id, key.encode(), "subscribe", topic)
+        found = explain_mqtt.explain(state, config.mqtt[0], client(), asking)
+        assert found.rule == f"[registry] the thing {thing.id} in the channel {channel}"
+        assert (found.reason or "").endswith("may not subscribe there")
     assert key not in repr((found, posted))
+
+
+def of_channels(site: Site, method: str, path: str, *, websocket: bool = False) -> tuple[Explanation, str, list[str]]:
+    """What is said of a thing's request to the hub's channels; {0} to {2} of its path are the ids of one in which it
+    may publish, of one in which it may nothing, and of none. With the thing's id, and those."""
+    path_of_registry = site.folder / "registry.sqlite"
+    with open_ledger(RegistrySettings(path_of_registry)) as ledger:
+        thing, key = ledger.create_thing("boiler")
+        channels = [ledger.create_channel(name).id for name in ("heating", "cooling")]
+        ledger.connect(thing.id, channels[0], subscribe=False)
+    channels.append(thing.id)
+    config = site.config({
+        "registry": {"database": str(path_of_registry)},
+        "hub": {"database": "memory"},
+        "mqtt:main": {"rules": EVERYBODY},
+        "https:main": {},
+        "route:http": {"path": "/http", "serve": "channels", "client": "none", "rules": EVERYBODY},
+    })  # fmt: skip
+    assert config.registry is not None
+    state = stage(config, read_things(config.registry), None)
+    request = WebRequest(method, "localhost", path.format(*channels), key.encode(), websocket)
+    return explain.http(state, config.https[0], client(), request), thing.id, channels
+
+
+@pytest.mark.parametrize("websocket", [False, True])
+@pytest.mark.parametrize(("number", "status"), [(0, None), (1, "403"), (2, "404")])
+def test_the_registry_decides_about_a_channel(site: Site, number: int, status: str | None, websocket: bool) -> None:
+    """The rule has only let the thing in."""
+    path, method = f"/http/channels/{{{number}}}/messages/a%20b", "GET" if websocket else "POST"
+    found, thing, channels = of_channels(site, method, path, websocket=websocket)
+    assert (found.allowed, found.details.get("status")) == (status is None, status)
+    assert found.rule == f"[registry] the thing {thing} in the channel {channels[number]}"
+    assert found.details["let_in_by"] == "[route:http] rules, line 1: allow all all"
+    assert found.allowed or "channel" in (found.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("DELETE", "/http/channels/{0}/messages", "405"),
+        ("POST", "/http/channels/{0}", "404"),
+        ("POST", "/http/channels/{0}/messages/+", "400"),
+    ],
+)
+def test_what_the_registry_is_not_asked(site: Site, method: str, path: str, status: str) -> None:
+    found, _, _ = of_channels(site, method, path)
+    assert (found.allowed, found.details["status"], found.rule) == (False, status, None)
+    assert found.details["let_in_by"] == "[route:http] rules, line 1: allow all all"
 
 
 @pytest.mark.parametrize(("topic", "allowed"), [("a", True), ("$SYS/x", False)])
@@ -272,6 +427,12 @@ def test_what_the_hub_keeps_to_itself(site: Site, topic: str, allowed: bool) -> 
 def test_topics_that_are_none(action: str, topic: str) -> None:
     with pytest.raises(ValueError, match="MQTT"):
         Asking(action=action, topic=topic)
+
+
+@pytest.mark.parametrize("client_id", ["a" * 65_536, "a\ud800"])
+def test_a_client_id_that_nobody_can_say(client_id: str) -> None:
+    with pytest.raises(ValueError, match=r"long|surrogates"):
+        Asking(client_id)
 
 
 def test_the_deciding_line_is_the_first_that_says_anything() -> None:

@@ -1,18 +1,22 @@
-"""Files and folders that others could change: each that is read, whoever names it."""
+"""Files and folders that others could change: each that is read, whoever names it; and what is said of them at the
+start."""
 
 from __future__ import annotations
 
 import grp
 import os
 import pwd
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from gateway import config
+from gateway.errors import Problems
 from gateway.inspection.findings import Finding, Level
-from gateway.inspection.permissions import check_permissions
+from gateway.inspection.permissions import check_permissions, warnings
+from gateway.settings import Config
 from tests.gateways import Sections
 from tests.inspection.site import DATABASE, Site
 from tests.pki import issue, make_crl, write_pem
@@ -56,7 +60,12 @@ def site(tmp_path: Path) -> Site:
 
 
 def found(site: Site, **environ: str) -> list[Finding]:
-    return list(check_permissions(site.write(SECTIONS), environ))
+    return list(check_permissions(loaded(site, SECTIONS, environ), environ))
+
+
+def loaded(site: Site, sections: Sections, environ: Mapping[str, str]) -> Config:
+    """Whatever is in the files."""
+    return config.load(site.write(sections), environ, site.folder, Problems())
 
 
 def test_for_their_owners_alone(site: Site) -> None:
@@ -79,6 +88,20 @@ def test_what_only_a_variable_names(site: Site) -> None:
     other.chmod(0o666)
     (one,) = found(site, SECUREGW_JWT_MAIN_PUBLIC_KEYS=str(other))
     assert (one.section, one.about, one.level) == ("jwt:main", "public_keys", Level.FAIL)
+
+
+def test_a_section_that_only_variables_have_made(site: Site) -> None:
+    other = site.folder / "other.pub"
+    other.touch()
+    other.chmod(0o666)
+    sections = {section: keys for section, keys in SECTIONS.items() if section not in ("jwt:main", "control")}
+    (site.folder / "run").chmod(0o777)
+    environ = {"SECUREGW_JWT_MAIN_PUBLIC_KEYS": str(other), "SECUREGW_CONTROL_SOCKET": "run/c.sock"}
+    found = check_permissions(loaded(site, sections, environ), environ)
+    assert [(one.section, one.about, one.level) for one in found] == [
+        ("jwt:main", "public_keys", Level.FAIL),
+        ("control", "socket", Level.FAIL),
+    ]
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o703])
@@ -135,3 +158,60 @@ def test_an_owner_and_a_group_without_names(site: Site, monkeypatch: pytest.Monk
     (site.folder / "jwt.pub").chmod(0o660)
     (one,) = found(site)
     assert (one.level, "the group 4711" in one.text) == (Level.WARN, True)
+
+
+# --- at the start -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_said_where_all_is_well(site: Site) -> None:
+    assert warnings(loaded(site, SECTIONS, {}), {}) == []
+
+
+def test_secrets_that_others_can_read_and_files_that_they_can_change(site: Site) -> None:
+    settings = loaded(site, {**SECTIONS, "login:alice": {"password": "a secret"}}, {})
+    for name, mode in {"gw.ini": 0o644, "password": 0o644, "jwt.pub": 0o666, "run": 0o777}.items():
+        (site.folder / name).chmod(mode)
+    everybody = "everybody on this machine can"
+    assert warnings(settings, {}) == [
+        f"[jwt:main] public_keys: {site.folder / 'jwt.pub'}: {everybody} change it: chmod go-w",
+        f"[control] socket: {site.folder / 'run'}: {everybody} put other files into this folder: chmod go-w",
+        f"[configuration] passwords: {site.folder / 'gw.ini'}: {everybody} use it: chmod 600",
+        f"[upstream:main] password_file: {site.folder / 'password'}: {everybody} use it: chmod 600",
+    ]
+
+
+@pytest.mark.parametrize("name", ["server.key", "b.key"])
+def test_of_keys_of_tls_something_is_said_already(site: Site, name: str) -> None:
+    """Where they are read; but of the folder that they are in nothing is."""
+    settings = loaded(site, SECTIONS, {})
+    (site.folder / name).chmod(0o666)
+    assert warnings(settings, {}) == []
+    site.folder.chmod(0o777)
+    (one,) = warnings(settings, {})
+    assert f"{site.folder}: everybody on this machine can put other files into this folder" in one
+
+
+def test_it_neither_waits_nor_raises(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(site, SECTIONS, {})
+    for name in ("gw.ini", "password", "jwt.pub"):
+        (site.folder / name).unlink()
+        os.mkfifo(site.folder / name, 0o600)
+    assert warnings(settings, {}) == []
+
+    def fail(_: Path, **__: bool) -> None:
+        raise ValueError("embedded null byte")
+
+    monkeypatch.setattr(Path, "stat", fail)
+    (one,) = warnings(settings, {})
+    assert one.startswith("[configuration] permissions: who else can use the files is not known")
+
+
+def test_what_guards_nothing_and_what_has_no_ini(site: Site) -> None:
+    path = site.folder / "gw.ini"
+    path.write_text("[postgres:main]\n")
+    path.chmod(0o666)
+    assert warnings(config.load(path, {}, site.folder, Problems()), {}) == ()
+    environ = {"UPSTREAM__HOST": "db.example"}
+    settings = config.load(None, environ, site.folder, Problems())
+    assert settings.configured
+    assert warnings(settings, environ) == ()
