@@ -93,6 +93,11 @@ class Audit:
         self._mend = b""
         self.reopen()
 
+    @property
+    def failing(self) -> bool:
+        """Whether records are being lost: the latest one could not be written."""
+        return bool(self._lost)
+
     def reopen(self) -> None:
         """Go on in the file that now has this name. On failure the old one is kept; raises OSError."""
         if self._path is None:
@@ -110,14 +115,14 @@ class Audit:
         try:
             # One call a record: what another process appends never lands in the middle of it.
             written = os.write(self._fd, data)
-            complete = written == len(data)
-            # The beginning of a record, left by a full disk, must not spoil the next one.
-            self._mend = b"" if complete else b"\n"
+            why = "" if written == len(data) else "there is room for the beginning of a record only"
+            # Which must not spoil the next one.
+            self._mend = b"\n" if why else b""
         except OSError as error:
-            complete = False
+            why = str(error)
+        if why:
             if not self._lost:
-                _log.error("audit: {path}: {error}; records are being lost", path=self._path, error=error)
-        if not complete:
+                _log.error("audit: {path}: {error}; records are being lost", path=self._path, error=why)
             self._lost += 1
         elif self._lost:
             _log.error("audit: {path}: {lost} records were lost", path=self._path, lost=self._lost)

@@ -8,7 +8,7 @@ exactly that: what is given twice, unknown, of another type, or too long.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from typing import Any, Final, TypeVar
@@ -25,8 +25,10 @@ SESSIONS_IN_A_LINE: Final = 10
 MAX_TEXT: Final = 8 * 1024
 # Numbers of connections and of bytes: what SQLite and every other reader of JSON can hold.
 _MAX_NUMBER: Final = 2**63 - 1
+# What a reload has to say fits into MAX_ANSWER: of a character JSON makes at most 12 bytes (two escapes: RFC 8259, 7),
+# and 101 texts of 800 of them, with quotes and commas, are 101 * (800 * 12 + 3) = 969,903.
 _MAX_REASONS: Final = 100
-_MAX_REASON: Final = 2000
+_MAX_REASON: Final = 800
 
 
 class NotDone(Exception):
@@ -126,7 +128,9 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """It was done, and there is no more to say."""
+    """It was done. but: of a reload, what is not as it is meant to be all the same."""
+
+    but: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +187,23 @@ def write_request(request: Request) -> bytes:
 def write_answer(answer: Answer) -> bytes:
     """Cuts what a reload has to say, and refuses nothing."""
     if isinstance(answer, Refused):
-        reasons = [reason[:_MAX_REASON] for reason in answer.reasons[:_MAX_REASONS]]
+        reasons = _cut(answer.reasons)
         return _line({"ok": False, "error": answer.error[:_MAX_REASON]} | ({"reasons": reasons} if reasons else {}))
+    if isinstance(answer, Done):
+        return _line({"ok": True} | ({"but": _cut(answer.but)} if answer.but else {}))
     if isinstance(answer, Sessions):
         rows = [_given(one) for one in answer.sessions]
         return _line({"ok": True, "sessions": rows} | ({"more": True} if answer.more else {}))
     if isinstance(answer, Counters):
         return _line({"ok": True, "counters": dict(answer.counters)})
     return _line({"ok": True, **_given(answer)})
+
+
+def _cut(reasons: Sequence[str]) -> list[str]:
+    told = [reason[:_MAX_REASON] for reason in reasons[:_MAX_REASONS]]
+    if len(reasons) > _MAX_REASONS:
+        told[-1] = f"and {len(reasons) - _MAX_REASONS + 1} more"
+    return told
 
 
 def _given(value: Request | Answer | Session) -> dict[str, Any]:
@@ -311,7 +324,7 @@ _GRAMMAR: Final[Mapping[type, _Grammar]] = {
     Reload: {},
     Drain: {},
     Enter: {"listener": _text, "address": _text},
-    Done: {},
+    Done: {"but": _list(_text)},
     Refused: {"error": _text, "reasons": _list(_text)},
     Sessions: {"sessions": _list(_session), "more": _truth},
     Killed: {"killed": _number},

@@ -1,15 +1,19 @@
 """The files that a configuration names: each is opened in a way that cannot make the gateway wait for somebody.
 
-Owns that way, for the INI itself and for certificates, keys, secrets and lists. Refuses, as OSError with the file's
-name, what is no regular file (a pipe holds up whoever opens it until somebody writes to it, and a device may never end)
-and what is larger than its reader has use for.
+Owns that way, for the INI itself and for certificates, keys, secrets and lists; and what whoever writes such a file
+needs, so that it lasts, so that nobody else does at the same time, and so that a full disk is told with its name.
+Refuses, as OSError with the file's name, what is no regular file (a pipe holds up whoever opens it until somebody
+writes to it, and a device may never end), what is larger than its reader has use for, and a lock that somebody else
+could hold.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +21,12 @@ from typing import BinaryIO, Final
 
 # Where the reader knows no bound of its own. A bundle of every authority that browsers trust has a quarter of a MiB.
 MAX_FILE: Final = 16 * 1024 * 1024
+
+# Another command takes a second, with a passphrase and RSA; a script may start several at once.
+PATIENCE_SECONDS: Final = 10.0
+_PAUSE_SECONDS: Final = 0.05
+
+_OTHERS: Final = 0o077
 
 
 def read(path: Path, limit: int = MAX_FILE) -> bytes:
@@ -41,6 +51,85 @@ def content(file: BinaryIO, limit: int) -> bytes:
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"is larger than {limit} bytes", str(file.name))
     return data
+
+
+@contextmanager
+def draft_of(path: Path) -> Iterator[None]:
+    """The body writes what will take the place of that file, which is as it was until then. Raises OSError, which says
+    so: that of a full disk has no name by itself, because write(2) knows none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        reason = f"{os.strerror(error.errno)}; nothing was changed"
+        raise OSError(error.errno, reason, os.fspath(path)) from error
+
+
+@contextmanager
+def alone(lock: Path, owner: int, patience: float) -> Iterator[None]:
+    """Nobody else is in such a body with that lock: a file for nothing else, which is made and stays.
+
+    owner: whose it is to be, where root makes it. patience: seconds. Raises OSError with the lock's name, TimeoutError
+    if somebody holds it for longer. It is for that user alone, because whoever can open a file can hold it for ever,
+    and it is open for writing, without which another host's lock would not count where the folder is on NFS (flock(2)).
+    """
+    deadline, held = time.monotonic() + patience, False
+    while not held:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        descriptor = os.open(lock, flags, 0o600)
+        try:
+            _refuse_foreign(descriptor, lock, owner)
+            _wait(descriptor, lock, deadline)
+            # Of one that was removed while we waited, whoever comes next makes another.
+            held = _still(descriptor, lock)
+            if held:
+                yield
+        finally:
+            os.close(descriptor)
+
+
+def _refuse_foreign(descriptor: int, lock: Path, owner: int) -> None:
+    found, user = os.fstat(descriptor), os.geteuid()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "is not a file, so it is no lock; remove it", str(lock))
+    if found.st_uid not in (user, owner):
+        reason = f"is a lock of user {found.st_uid}, who could hold it for ever; remove it"
+        raise PermissionError(errno.EPERM, reason, str(lock))
+    if found.st_mode & _OTHERS:
+        reason = "is a lock that others can open, and so hold for ever; chmod 600, or remove it"
+        raise PermissionError(errno.EPERM, reason, str(lock))
+    if found.st_uid != owner:
+        os.fchown(descriptor, owner, -1)
+
+
+def _wait(descriptor: int, lock: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                reason = "another command holds this lock; try again when that has ended"
+                raise TimeoutError(errno.ETIMEDOUT, reason, str(lock)) from None
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _still(descriptor: int, lock: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), lock.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def sync_folder(path: Path) -> None:
+    """What files are called in there outlives a crash of the machine from now on. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _at_once(path: str, flags: int) -> int:

@@ -8,7 +8,7 @@ the line: a line that is not understood could be the one that matters. What is q
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import re
 import stat
@@ -117,15 +117,23 @@ def _past(entry: Entry, limit: float) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """The file behind all links, and it open, held against every other writer."""
+    """The file behind all links, and it open, held against every other writer.
+
+    By a file beside it, since others may read the list, and whoever reads a file may hold a lock on it for as long as
+    he likes. Who may write in its folder can make that lock first, and hold it: then the list is his anyway, because he
+    can put another in its place. Raises OSError with the lock's name.
+    """
     while True:
         real = path.resolve(strict=True)
-        with named_files.opened(real) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(file.fileno()), real.stat()):
-                yield real, file
+        owner = real.stat().st_uid
+        if os.geteuid() not in (0, owner):
+            raise PermissionError(errno.EPERM, "belongs to another user; run the command as that one", str(real))
+        with named_files.alone(real.with_name(f".{real.name}.lock"), owner, named_files.PATIENCE_SECONDS):
+            # The link may lead to another list by now. What it leads to may have been replaced, so it is opened here.
+            if path.resolve(strict=True) == real:
+                with named_files.opened(real) as file:
+                    yield real, file
                 return
-        # While we waited, the file before us was replaced by the one that is meant now.
 
 
 def _replace(path: Path, before: BinaryIO, lines: Sequence[str]) -> None:
@@ -137,7 +145,7 @@ def _replace(path: Path, before: BinaryIO, lines: Sequence[str]) -> None:
         raise ValueError(f"{path}: would be larger than {MAX_FILE} bytes")
     draft, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(draft, "wb") as file:
+        with named_files.draft_of(path), os.fdopen(draft, "wb") as file:
             _take_over(file.fileno(), os.fstat(before.fileno()))
             file.write(content)
             file.flush()
@@ -147,15 +155,7 @@ def _replace(path: Path, before: BinaryIO, lines: Sequence[str]) -> None:
         with suppress(FileNotFoundError):
             Path(name).unlink()
         raise
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    named_files.sync_folder(path.parent)
 
 
 def _take_over(descriptor: int, before: os.stat_result) -> None:

@@ -13,25 +13,22 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from twisted.application import service
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from gateway import systemd
+from gateway import control, systemd
 from gateway.audit import Audit
 from gateway.doors import HEALTH, Doors, State, listening
 from gateway.errors import ConfigError, Problems
-from gateway.hub.hub import Hub, Nobody
-from gateway.hub.ports import Permission
-from gateway.hub.rows import StoreError
-from gateway.hub.store import MemoryStore, SqliteStore
+from gateway.hub_opening import lasting, open_hub
 from gateway.inspection.expiry import ExpiryWatch
 from gateway.net import listener
 from gateway.net.connections import Connections, waiting_room
@@ -43,8 +40,7 @@ from gateway.net.pool import MAX_IDLE
 from gateway.registry.service import Registry, open_registry
 from gateway.session.cancel import CancelKeys
 from gateway.session.health import Health
-from gateway.session.mqtt_caller import ChannelPermission
-from gateway.settings import Config, HubFile
+from gateway.settings import Config
 
 if TYPE_CHECKING:
     from gateway.demo import DemoApplication
@@ -53,6 +49,10 @@ if TYPE_CHECKING:
 _SPARE_DESCRIPTORS = 64
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT)
+
+_UNCHANGED = "the reload failed, and everything stays as it was"
+_HALF_DONE = "the reload broke off, and a part of what is new is in force: restart the gateway"
+_BUG = ("a bug in the gateway (see its log)",)
 
 
 class Gateway(service.Service):
@@ -83,24 +83,25 @@ class Gateway(service.Service):
         self._registry = _registry(reactor, settings)
         self._key_fetch = KeyFetch(reactor)
         self._expiry = ExpiryWatch(reactor, time.time)
+        things = self._registry.things if self._registry is not None else None
         self._doors = Doors(
             lambda: self._state,
             self._health,
             self.cancels,
-            hub=self._open_hub(settings, problems),
-            things=self._registry.things if self._registry else None,
+            hub=open_hub(settings.hub, problems, things, reactor.callLater),
+            things=things,
             keys=self._key_fetch.keys,
             missing_key=self._key_fetch.wanted,
         )
-        if self._registry is not None and self._doors.hub is not None:
-            self._registry.things.deleted = self._doors.hub.end_sessions
+        if things is not None and self._doors.hub is not None:
+            things.deleted = self._doors.hub.end_sessions
         try:
             self._state, self._key_sources = self._build(settings, problems)
         except BaseException:
             self._close_hub()
             raise
         self._listening = False
-        self._reload_problems: tuple[str, ...] = ()
+        self._failed_reload: control.Refused | None = None
         self._bound: list[tuple[str, socket.socket]] = []
         self._listeners: dict[listener.Listener, str] = {}
         self._audit: Audit | None = None
@@ -108,44 +109,16 @@ class Gateway(service.Service):
         self._control: Control | None = None
         self.connections: Connections | None = None
 
-    # --- the hub ----------------------------------------------------------------------------------------------------
-
-    def _open_hub(self, settings: Config, problems: Problems) -> Hub | None:
-        if settings.hub is None or problems.found:
-            return None
-        with problems.at("hub", "database"):
-            return self._hub(settings.hub)
-        return None
-
-    def _hub(self, found: HubFile) -> Hub:
-        """Raises ValueError, OSError."""
-        things = self._registry.things if self._registry is not None else None
-
-        def permission_of(owner: str) -> Permission:
-            return ChannelPermission(things, owner) if things is not None else Nobody()
-
-        path = found.database
-        try:
-            if path is not None:
-                path.parent.mkdir(mode=0o700, exist_ok=True)
-            store = SqliteStore(path) if path is not None else MemoryStore()
-            return Hub(found.settings, store, time.time, self._reactor.callLater, permission_of)
-        except StoreError as error:
-            raise ValueError(f"{path}: {error}") from None
-
-    def _close_hub(self) -> None:
-        if self._doors.hub is not None:
-            self._doors.hub.close()
-
     # --- configuration ----------------------------------------------------------------------------------------------
 
     def _health(self) -> Health:
         return Health(
             ready=bool(self.running and self._listening),
-            last_reload_failed=bool(self._reload_problems),
+            last_reload_failed=self._failed_reload is not None,
             connections=len(self.connections) if self.connections is not None else 0,
             registry=self._registry.healthy if self._registry is not None else None,
             keys=self._key_fetch.healthy(),
+            audit_failing=self._audit is not None and self._audit.failing,
         )
 
     def _build(self, settings: Config, problems: Problems) -> tuple[State, dict[str, Source]]:
@@ -158,12 +131,15 @@ class Gateway(service.Service):
         told = self.running and self._listening
         if told:
             self._notifier.reloading()
-        succeeded = self._reload()
+        self._failed_reload = self._reload()
         if told:
-            self._notifier.ready("listening" if succeeded else "listening; the last reload failed, see the log")
-        return succeeded
+            self._notifier.ready(
+                "listening; the last reload failed, see the log" if self._failed_reload else "listening"
+            )
+        return self._failed_reload is None
 
-    def _reload(self) -> bool:
+    def _reload(self) -> control.Refused | None:
+        """Why it failed. Never raises: systemd and whoever asked for it wait for its end."""
         problems = Problems()
         try:
             # Whatever becomes of the rest: after a rotation the old file is about to be compressed, and removed.
@@ -176,21 +152,18 @@ class Gateway(service.Service):
             self._check_unchanged(settings, problems)
             built = self._build(settings, problems)
         except (ConfigError, OSError) as error:
-            self._reload_problems = tuple(str(error).splitlines())
             self._log.error("reload failed, everything stays as it was:\n{error}", error=error)
-            return False
-        except Exception:  # noqa: BLE001 - fail closed, whatever it is; whoever waits for the reload hears of its end
-            self._reload_problems = ("a bug in the gateway (see its log)",)
+            return control.Refused(_UNCHANGED, tuple(str(error).splitlines()))
+        except Exception:  # noqa: BLE001 - fail closed, whatever it is
             self._log.failure("a bug: reload failed, everything stays as it was")
-            return False
-        self._reload_problems = ()
-        self._adopt(*built)
+            return control.Refused(_UNCHANGED, _BUG)
+        try:
+            self._adopt(*built)
+        except Exception:  # noqa: BLE001 - whatever it is, it has to be told
+            self._log.failure("a bug: {what}", what=_HALF_DONE)
+            return control.Refused(_HALF_DONE, _BUG)
         self._log.info("reloaded")
-        return True
-
-    def _problems_of_reload(self) -> Sequence[str]:
-        self.reload()
-        return self._reload_problems
+        return None
 
     def _check_unchanged(self, settings: Config, problems: Problems) -> None:
         if not settings.configured:
@@ -208,7 +181,7 @@ class Gateway(service.Service):
             problems.add("control", "socket", "a change needs a restart")
         if settings.registry != now.registry:
             problems.add("registry", "database", "a change in this section needs a restart")
-        if _lasting(settings.hub) != _lasting(now.hub):
+        if lasting(settings.hub) != lasting(now.hub):
             problems.add("hub", "database", "a change in this section needs a restart, and so does a first or last hub")
 
     def _adopt(self, state: State, key_sources: Mapping[str, Source]) -> None:
@@ -232,7 +205,9 @@ class Gateway(service.Service):
     def _raise_descriptor_limit(self, wanted: int) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < wanted and soft != hard:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else wanted, hard))
+            # Where that is refused (setrlimit(2), EPERM), what follows says what it means.
+            with suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard != resource.RLIM_INFINITY else wanted, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < wanted:
             self._log.warn(
@@ -287,7 +262,7 @@ class Gateway(service.Service):
         keys = self._key_fetch.start()
         known: Deferred[None] = self._registry.start() if self._registry is not None else succeed(None)
         known.addCallback(lambda _: keys)
-        known.addCallbacks(self._listen, self._give_up)
+        known.addCallbacks(self._listen, self._give_up).addErrback(self._end_unheard)
 
     def _listen(self, _: None) -> None:
         """Everything is known that may be asked for."""
@@ -299,7 +274,13 @@ class Gateway(service.Service):
             assert self.connections is not None  # so do they
             self._control.start(
                 self._poller,
-                Operations(self.connections, lambda: self._state.doors, self._problems_of_reload, self._drain),
+                Operations(
+                    self.connections,
+                    lambda: self._state.doors,
+                    lambda: None if self.reload() else self._failed_reload,
+                    self._key_fetch.unfetched,
+                    self._drain,
+                ),
             )
         for name, sock in self._bound:
             one = listener.Listener(self._reactor, self._poller, sock, self._accepted(name))
@@ -315,9 +296,16 @@ class Gateway(service.Service):
 
     def _give_up(self, failure: Failure) -> None:
         """The registry cannot be read. Later that is borne for a while; at the start nothing is known at all."""
-        if not self.running:
-            return
-        sys.stderr.write(f"[registry] database: {failure.getErrorMessage()}\n")
+        if self.running:
+            self._fail(f"[registry] database: {failure.getErrorMessage()}")
+
+    def _end_unheard(self, failure: Failure) -> None:
+        """Nobody would ever be let in, and nobody told."""
+        self._log.failure("the gateway cannot begin to listen", failure)
+        self._fail(f"the gateway cannot begin to listen: {failure.getErrorMessage()}")
+
+    def _fail(self, reason: str) -> None:
+        sys.stderr.write(reason + "\n")
         # By itself twistd would end with status 0.
         self._reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
         # Not before it runs: as a daemon it has told nobody yet that it was started, and twistd would wait for that.
@@ -341,7 +329,7 @@ class Gateway(service.Service):
             return succeed(None).addCallback(self._stopped)
         if len(self.connections):
             self._log.info("stopping: {n} connections", n=len(self.connections))
-        return self.connections.drain().addBoth(self._stopped)
+        return maybeDeferred(self.connections.drain).addErrback(self._not_ended).addCallback(self._stopped)
 
     def _stop_listening(self, chosen: Callable[[str], bool]) -> None:
         for one, name in tuple(self._listeners.items()):
@@ -349,24 +337,35 @@ class Gateway(service.Service):
                 one.stop()
                 del self._listeners[one]
 
-    def _stopped(self, _: Failure | None) -> Deferred[None] | None:
-        # Until now it could be asked whether anything is still open here.
-        self._stop_listening(lambda _: True)
-        if self._control is not None:
-            self._control.stop()
-        if self.connections is not None:
-            self.connections.pool.close_all()
-        self._close_hub()
-        if self._poller is not None:
-            self._poller.close()
-        if self._audit is not None:
-            self._audit.close()
-        self._stop_quickstart()
-        if self._alive.running:
-            self._alive.stop()
-        self._notifier.close()
-        ends = [one.stop() for one in (self._demo, self._registry) if one is not None]
+    def _not_ended(self, failure: Failure) -> None:
+        self._log.failure("a bug: a part of the gateway has not ended in order", failure)
+
+    def _stopped(self, _: None) -> Deferred[None]:
+        """Each part by itself: one that fails keeps no other from its end."""
+        ends = [maybeDeferred(end).addErrback(self._not_ended) for end in self._ends()]
         return gatherResults(ends).addCallback(lambda _: None)
+
+    def _close_hub(self) -> None:
+        if self._doors.hub is not None:
+            self._doors.hub.close()
+
+    def _ends(self) -> Iterator[Callable[[], Deferred[None] | None]]:
+        # Until now it could be asked whether anything is still open here.
+        yield lambda: self._stop_listening(lambda _: True)
+        if self._control is not None:
+            yield self._control.stop
+        if self.connections is not None:
+            yield self.connections.pool.close_all
+        yield self._close_hub
+        if self._poller is not None:
+            yield self._poller.close
+        if self._audit is not None:
+            yield self._audit.close
+        yield self._stop_quickstart
+        if self._alive.running:
+            yield self._alive.stop
+        yield self._notifier.close
+        yield from (one.stop for one in (self._demo, self._registry) if one is not None)
 
     def await_reactor(self) -> None:
         """An end that comes before the reactor runs waits for it: what a signal raises here, Twisted may swallow."""
@@ -391,11 +390,6 @@ class Gateway(service.Service):
             self._log.warn("stopping at once")
             self._stop_quickstart()
             os._exit(1)
-
-
-def _lasting(hub: HubFile | None) -> HubFile | None:
-    """Without what follows from the listeners: it is only a shortcut of the hub's."""
-    return replace(hub, settings=replace(hub.settings, max_packet_size=0)) if hub is not None else None
 
 
 def _registry(reactor: Any, settings: Config) -> Registry | None:

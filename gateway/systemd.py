@@ -25,6 +25,10 @@ _FIRST: Final = 3
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 # Seconds that a message may take: systemd's queue is full only where something is wrong, and all else stands still.
 _PATIENCE: Final = 0.1
+# More sockets than anybody has units for, and more digits than a 64-bit number has (sd_listen_fds(3) and
+# sd_watchdog_enabled(3) take 32 bits and 64).
+_MAX_SOCKETS: Final = 10_000
+_MAX_DIGITS: Final = 20
 # After the farewells have had their time, what is still open is closed, and files are written.
 _LAST_STEPS: Final = 15.0
 _MICROSECONDS: Final = 1_000_000
@@ -41,18 +45,25 @@ def inherited(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]:
     )
     if process != str(os.getpid()):
         return ()
-    if not (count.isascii() and count.isdigit()):
-        raise ValueError(f"LISTEN_FDS is not a number: {count}")
+    most = _number(count)
+    if most is None or most > _MAX_SOCKETS:
+        raise ValueError(f"LISTEN_FDS is not a number up to {_MAX_SOCKETS}: {count[:_MAX_DIGITS]}")
     named = names.split(":")
     found: list[socket.socket] = []
     try:
-        for number in range(int(count)):
+        for number in range(most):
             found.append(_listening(_FIRST + number, named[number] if number < len(named) else ""))  # noqa: PERF401 - what is open if one fails has to be known
     except ValueError:
         for sock in found:
-            sock.close()
+            sock.detach()
+        os.closerange(_FIRST, _FIRST + most)
         raise
     return tuple(found)
+
+
+def _number(text: str) -> int | None:
+    """None: it is not one, or has too many digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
 
 
 def _initial_environment() -> dict[str, str]:
@@ -65,7 +76,7 @@ def _initial_environment() -> dict[str, str]:
 
 
 def _listening(fd: int, name: str) -> socket.socket:
-    """Raises ValueError."""
+    """Raises ValueError; the descriptor is then as it was."""
     what = f"file descriptor {fd}" + (f" ({name})" if name else "")
     try:
         os.set_inheritable(fd, False)
@@ -78,7 +89,7 @@ def _listening(fd: int, name: str) -> socket.socket:
         and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     ):
         return sock
-    sock.close()
+    sock.detach()
     raise ValueError(f"{what} is no listening stream socket: a socket unit needs ListenStream, and Accept=no")
 
 
@@ -151,7 +162,8 @@ def _socket_address(told: str) -> bytes:
 
 def _watchdog(environ: MutableMapping[str, str]) -> float | None:
     """Half of what systemd waits, as sd_watchdog_enabled(3) advises."""
-    microseconds = environ.pop("WATCHDOG_USEC", "")
+    microseconds = _number(environ.pop("WATCHDOG_USEC", ""))
     process = environ.pop("WATCHDOG_PID", "")
-    meant = process in ("", str(os.getpid())) and microseconds.isascii() and microseconds.isdigit()
-    return int(microseconds) / _MICROSECONDS / 2 if meant and int(microseconds) else None
+    if not microseconds or process not in ("", str(os.getpid())):
+        return None
+    return microseconds / _MICROSECONDS / 2

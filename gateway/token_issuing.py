@@ -124,7 +124,8 @@ def load_private_key(pem: bytes, passphrase: bytes | None) -> PrivateKey:
     try:
         key = load_pem_private_key(pem, passphrase)
     except TypeError:
-        reason = "is encrypted: a passphrase is needed" if passphrase is None else "is not encrypted, so no passphrase"
+        missing = "is encrypted: a passphrase is needed: --passphrase-file"
+        reason = missing if passphrase is None else "is not encrypted, so no passphrase"
         raise ValueError(reason) from None
     except (ValueError, UnsupportedAlgorithm):
         wrong = "" if passphrase is None else ", or the passphrase is another"

@@ -38,9 +38,10 @@ class Caller:
         self.socket.sendall(data)
 
     def wait(self) -> None:
-        """Until the other side hangs up."""
-        while self.read():
-            pass
+        """Until the other side hangs up, politely or not: some versions of `ssl` call a reset an end, others raise."""
+        with suppress(ConnectionError):
+            while self.read():
+                pass
 
     def let_in(self, key: bytes = b"") -> None:
         """After the StartupMessage: ask for nothing, and say that the role is no superuser. `key`: BackendKeyData."""

@@ -317,7 +317,9 @@ def test_how_many_were_lost_is_said_when_there_is_room_again(path: Path, log: li
         audit.write("lost")
     audit._path = path
     audit.reopen()
+    assert audit.failing
     audit.write("kept")
+    assert not audit.failing
     audit.write("kept")
     audit.close()
     assert path.read_text() == "kept\nkept\n"
@@ -331,7 +333,10 @@ def test_half_a_record_does_not_spoil_the_next(path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda fd, data: real(fd, data[:5]))
         audit.write("the first record")
+    assert audit.failing
+    assert "the beginning of a record only; records are being lost" in log[0]
     audit.write("the second")
+    assert not audit.failing
     audit.write("the third")
     audit.close()
     assert path.read_text() == "the f\nthe second\nthe third\n"

@@ -29,7 +29,7 @@ sessions = st.builds(
     *([optional] * 11),
 )
 answers = st.one_of(
-    st.just(control.Done()),
+    st.builds(control.Done, st.lists(texts, max_size=3).map(tuple)),
     st.builds(Refused, texts, st.lists(texts, max_size=3).map(tuple)),
     st.builds(Sessions, st.lists(sessions, max_size=3).map(tuple), st.booleans()),
     st.builds(control.Killed, numbers),
@@ -184,11 +184,17 @@ def test_a_request_that_is_too_long_is_not_written():
 
 
 def test_what_a_reload_says_is_cut_to_what_is_read():
-    line = write_answer(Refused("no", tuple("x" * 5000 for _ in range(5000))))
-    assert len(line) < control.MAX_ANSWER
-    read = read_answer(line[:-1])
-    assert isinstance(read, Refused)
-    assert read.reasons == ("x" * 2000,) * 100
+    """Each of these characters is 12 bytes of JSON."""
+    long = "\U0001f512" * 5000
+    kept = (long[:800],) * 99
+    for reasons, told in (((long,) * 100, (*kept, long[:800])), ((long,) * 101, (*kept, "and 2 more"))):
+        for answer, read in (
+            (Refused(long, reasons), Refused(long[:800], told)),
+            (control.Done(reasons), control.Done(told)),
+        ):
+            line = write_answer(answer)
+            assert len(line) < control.MAX_ANSWER
+            assert read_answer(line[:-1]) == read
 
 
 def test_the_longest_line_of_sessions_can_be_read():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pty
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from gateway import pem
 from gateway.config import load
 from gateway.errors import ConfigError, Problem, Problems
 from gateway.ini import read_ini
-from gateway.named_files import MAX_FILE, content, opened, read
+from gateway.named_files import MAX_FILE, alone, content, opened, read
 from tests.pki import make_crl, write_pem
 from tests.test_doors import CA, Site
 from tests.wires import no_new_descriptors
@@ -88,6 +90,81 @@ def test_a_list_of_revoked_certificates_may_be_larger_than_other_files(
     monkeypatch.setattr(pem, "MAX_CRL", MAX_FILE)
     with pytest.raises(OSError, match="is larger than"):
         pem.load_crls(crl)
+
+
+# --- one at a time ----------------------------------------------------------------------------------------------------
+
+ME = os.geteuid()
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    with no_new_descriptors():
+        with alone(tmp_path / "lock", ME, 0):
+            why = "another command holds this lock"
+            with pytest.raises(TimeoutError, match=why) as told, alone(tmp_path / "lock", ME, 0):
+                pytest.fail("both were let in")
+            assert told.value.filename == str(tmp_path / "lock")
+        with pytest.raises(KeyError), alone(tmp_path / "lock", ME, 0):
+            raise KeyError
+        with alone(tmp_path / "lock", ME, 0):
+            pass
+
+
+def test_it_is_for_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with alone(tmp_path / "lock", ME, 0):
+            assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def _linked(path: Path) -> None:
+    path.with_name("precious").touch()
+    path.symlink_to("precious")
+
+
+def _readable(path: Path) -> None:
+    path.touch(0o644)
+
+
+LOCKS = [(_pipe, "is not a file"), (_endless, "symbolic"), (_linked, "symbolic"), (_readable, "others can open")]
+
+
+@pytest.mark.parametrize(("made", "why"), LOCKS)
+def test_what_is_no_lock(tmp_path: Path, made: Callable[[Path], None], why: str) -> None:
+    made(tmp_path / "lock")
+    with no_new_descriptors(), pytest.raises(OSError, match=why) as told, alone(tmp_path / "lock", ME, 0):
+        pytest.fail("it was used")
+    assert told.value.filename == str(tmp_path / "lock")
+
+
+@pytest.mark.skipif(ME != 0, reason="only root can give a file away")
+def test_a_lock_of_somebody_else(tmp_path: Path) -> None:
+    """Where others may make files, he can have made it first."""
+    with alone(tmp_path / "lock", 12345, 0):
+        assert (tmp_path / "lock").stat().st_uid == 12345
+    with (
+        pytest.raises(PermissionError, match="is a lock of user 12345, who could") as told,
+        alone(tmp_path / "lock", 0, 0),
+    ):
+        pytest.fail("it was used")
+    assert told.value.filename == str(tmp_path / "lock")
+
+
+def test_a_lock_that_was_removed_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "lock"
+    lock.touch(0o600)
+    with lock.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def removed(_: float) -> None:
+            lock.unlink()
+            held.close()
+
+        monkeypatch.setattr(time, "sleep", removed)
+        with alone(lock, ME, 60), pytest.raises(TimeoutError), alone(lock, ME, 0):
+            pytest.fail("both were let in")
 
 
 # --- each that a configuration can name -------------------------------------------------------------------------------

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import revoked_tokens
+from gateway import named_files, revoked_tokens
 from gateway.revoked_tokens import add, read
 from gateway.tokens import MAX_JTI, check_jti
 
@@ -205,7 +208,7 @@ def test_the_file_keeps_its_mode_and_is_the_one_behind_a_link(file: Path, tmp_pa
     add(link, "one", None, NOW)
     assert link.is_symlink()
     assert (file.stat().st_mode & 0o777, file.read_text()) == (0o640, "one\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "revoked.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".revoked.txt.lock", "link", "revoked.txt"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -213,6 +216,8 @@ def test_the_file_keeps_its_owner(file: Path) -> None:
     os.chown(file, 12345, 23456)
     add(file, "one", None, NOW)
     assert (file.stat().st_uid, file.stat().st_gid) == (12345, 23456)
+    # Else its owner could never take it.
+    assert file.with_name(".revoked.txt.lock").stat().st_uid == 12345
 
 
 def test_what_fails_leaves_the_list_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,10 +227,11 @@ def test_what_fails_leaves_the_list_as_it_was(file: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left on device; nothing was changed") as caught:
         add(file, "two", None, NOW)
+    assert caught.value.filename == str(file.resolve())
     assert file.read_text() == "one\n"
-    assert list(file.parent.iterdir()) == [file]
+    assert sorted(file.parent.iterdir()) == [file.with_name(".revoked.txt.lock"), file]
 
 
 def test_writers_wait_for_each_other(file: Path) -> None:
@@ -253,6 +259,69 @@ def test_writers_of_other_processes_wait_too(file: Path) -> None:
     writers = [subprocess.Popen([*command, who], env=environ) for who in ("a", "b")]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     assert read(file) == {f"{who}-{number}" for who in "ab" for number in range(20)}
+
+
+def test_whoever_may_read_the_list_cannot_hold_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock needs no more than to open a file for reading (flock(2))."""
+    monkeypatch.setattr(named_files, "PATIENCE_SECONDS", 0)
+    with file.open("rb") as reading:
+        fcntl.flock(reading, fcntl.LOCK_SH)
+        assert add(file, "one", None, NOW)
+    assert stat.S_IMODE(file.with_name(".revoked.txt.lock").stat().st_mode) == 0o600
+
+
+def test_nobody_waits_for_ever(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named_files, "PATIENCE_SECONDS", 0)
+    add(file, "one", None, NOW)
+    lock = file.resolve().with_name(".revoked.txt.lock")
+    with lock.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match="another command holds this lock") as told:
+            add(file, "two", None, NOW)
+    assert (told.value.filename, file.read_text()) == (str(lock), "one\n")
+    assert add(file, "two", None, NOW)
+
+
+def test_the_list_is_replaced_while_its_lock_is_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(file, "one", None, NOW)
+    with file.with_name(".revoked.txt.lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def other(_: float) -> None:
+            file.with_name("new").write_text("one\nother\n")
+            file.with_name("new").replace(file)
+            held.close()
+
+        monkeypatch.setattr(time, "sleep", other)
+        assert add(file, "two", None, NOW)
+    assert file.read_text() == "one\nother\ntwo\n"
+
+
+def test_the_link_leads_elsewhere_while_the_lock_is_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = file.with_name("link")
+    link.symlink_to(file)
+    add(link, "one", None, NOW)
+    file.with_name("new").touch()
+    with file.with_name(".revoked.txt.lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def turned(_: float) -> None:
+            link.unlink()
+            link.symlink_to("new")
+            held.close()
+
+        monkeypatch.setattr(time, "sleep", turned)
+        assert add(link, "two", None, NOW)
+    assert (file.read_text(), file.with_name("new").read_text()) == ("one\n", "two\n")
+
+
+def test_the_list_of_another_user(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """He could not take the lock any more."""
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match="belongs to another user") as told:
+        add(file, "one", None, NOW)
+    assert told.value.filename == str(file.resolve())
+    assert list(file.parent.iterdir()) == [file]
 
 
 # --- properties -------------------------------------------------------------------------------------------------------

@@ -45,8 +45,6 @@ def listening(
 
 RECEIVER = """
 import os
-import re
-import shutil
 import twisted.internet.endpoints  # it takes them out of the environment
 from gateway.systemd import address_of, inherited
 environ = os.environ
@@ -55,6 +53,7 @@ try:
     print([str(address_of(sock)) for sock in found], [sock.get_inheritable() for sock in found])
 except ValueError as error:
     print("ValueError:", error)
+    print("open:", [fd for fd in range(3, 3 + PASSED) if os.path.exists(f"/proc/self/fd/{fd}")])
 print(sorted(name for name in environ if name.startswith("LISTEN_")))
 """
 
@@ -62,7 +61,7 @@ print(sorted(name for name in environ if name.startswith("LISTEN_")))
 def received(passed: list[int], **environ: str) -> str:
     """What a process says that has these as its descriptors from 3 on."""
     child = subprocess.run(
-        activated([sys.executable, "-c", RECEIVER], passed),
+        activated([sys.executable, "-c", RECEIVER.replace("PASSED", str(len(passed)))], passed),
         env={**environment(passed), **environ},
         cwd=Path(__file__).parent.parent,
         pass_fds=passed,
@@ -89,10 +88,11 @@ def test_those_of_another_process_are_not(stack: ExitStack) -> None:
     assert inherited({}) == ()
 
 
-@pytest.mark.parametrize("count", ["", "one", "-1", "²", "1 "])
+@pytest.mark.parametrize("count", ["", "one", "-1", "²", "1 ", "10001", "9" * 20, "9" * 5_000])
 def test_a_count_that_is_none(count: str) -> None:
-    with pytest.raises(ValueError, match="LISTEN_FDS is not a number"):
+    with pytest.raises(ValueError, match="LISTEN_FDS is not a number up to 10000: ") as told:
         inherited({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
+    assert len(str(told.value)) < 100
 
 
 def connected(stack: ExitStack) -> int:
@@ -122,13 +122,17 @@ def packets(stack: ExitStack) -> int:
 
 @pytest.mark.parametrize("made", [connected, bound_only, datagrams, packets])
 def test_other_sockets_are_refused(stack: ExitStack, made: Callable[[ExitStack], int]) -> None:
-    said = received([listening(stack).fileno(), made(stack)], LISTEN_FDNAMES="good:bad")
+    passed = [listening(stack).fileno(), made(stack), listening(stack).fileno(), made(stack)]
+    said = received(passed, LISTEN_FDNAMES="good:bad")
     assert "ValueError: file descriptor 4 (bad) is no listening stream socket" in said
+    assert "open: []" in said
 
 
 def test_what_is_no_socket_at_all(stack: ExitStack, tmp_path: Path) -> None:
     file = stack.enter_context((tmp_path / "file").open("w"))
-    assert "ValueError: file descriptor 3 is no socket" in received([file.fileno()])
+    said = received([file.fileno(), listening(stack).fileno()])
+    assert "ValueError: file descriptor 3 is no socket" in said
+    assert "open: []" in said
     assert "ValueError: file descriptor 3 is no socket: Bad file" in received([], LISTEN_FDS="7")
 
 
@@ -221,6 +225,8 @@ def test_a_manager_that_does_not_listen(manager: tuple[str, socket.socket], monk
         ("", "", None),
         ("soon", "", None),
         ("-5", "", None),
+        ("9" * 21, "", None),
+        ("9" * 5_000, "", None),
     ],
 )
 def test_how_often_a_sign_of_life_is_due(microseconds: str, process: str, seconds: float | None) -> None:

@@ -135,7 +135,10 @@ def test_restrictions_are_what_was_asked_for() -> None:
 def test_an_encrypted_key_needs_its_passphrase() -> None:
     pem = private_pem(KEY, b"hunter2")
     assert b"ENCRYPTED" in pem
-    for word, why in ((None, "is encrypted: a passphrase is needed"), (b"hunter3", "or the passphrase is another")):
+    for word, why in (
+        (None, "is encrypted: a passphrase is needed: --passphrase-file"),
+        (b"hunter3", "or the passphrase is another"),
+    ):
         with pytest.raises(ValueError, match=why) as caught:
             load_private_key(pem, word)
         assert "hunter" not in str(caught.value)

@@ -9,10 +9,8 @@ Refuses a folder that belongs to somebody else or that others can write in: they
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,14 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from gateway.authority.errors import AuthorityError
+from gateway.named_files import PATIENCE_SECONDS, alone, draft_of, sync_folder
 
 _LOCK: Final = ".lock"
 _NEXT: Final = ".next"
 _READY: Final = ".ready"
-
-# Another command takes a second, with a passphrase and RSA; a script may start several at once.
-PATIENCE_SECONDS: Final = 10.0
-_PAUSE_SECONDS: Final = 0.05
 
 _OTHERS_WRITE: Final = 0o022
 _OTHERS: Final = 0o077
@@ -53,7 +48,7 @@ def make(path: Path) -> None:
         raise AuthorityError(f"{path.parent}: there is no such folder")
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
-        _sync(path.parent)
+        sync_folder(path.parent)
     if path.is_dir() and path.stat().st_mode & _OTHERS:
         raise AuthorityError(f"{path}: others can look into it; change that first: chmod 700 {path}")
 
@@ -65,14 +60,10 @@ def locked(path: Path, patience: float = PATIENCE_SECONDS) -> Iterator[Folder]:
     Raises AuthorityError, OSError.
     """
     _refuse_foreign(path)
-    lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
-    try:
-        _wait(lock, path, patience)
+    with alone(path / _LOCK, os.geteuid(), patience):
         folder = Folder(path)
         folder.recover()
         yield folder
-    finally:
-        os.close(lock)
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -83,19 +74,6 @@ def _refuse_foreign(path: Path) -> None:
         raise AuthorityError(f"{path}: belongs to another user; run the command as that one")
     if status.st_mode & _OTHERS_WRITE:
         raise AuthorityError(f"{path}: others can write in it; change that first: chmod 700 {path}")
-
-
-def _wait(lock: int, path: Path, patience: float) -> None:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise AuthorityError(f"{path}: another command is at work in it") from None
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            return
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +103,15 @@ class Folder:
         try:
             (self.path / _NEXT).mkdir(mode=0o700)
             for name, content in files.items():
-                _write(self.path / _NEXT / name, content)
-            _sync(self.path / _NEXT)
+                with draft_of(self.path / name):
+                    _write(self.path / _NEXT / name, content)
+            sync_folder(self.path / _NEXT)
             (self.path / _NEXT).rename(self.path / _READY)
         except BaseException:
             shutil.rmtree(self.path / _NEXT, ignore_errors=True)
             raise
         try:
-            _sync(self.path)
+            sync_folder(self.path)
             self._finish()
         except OSError as error:
             raise AuthorityError(
@@ -149,7 +128,7 @@ class Folder:
     def _finish(self) -> None:
         for path in sorted((self.path / _READY).iterdir()):
             path.replace(self.path / path.name)
-        _sync(self.path)
+        sync_folder(self.path)
         (self.path / _READY).rmdir()
 
 
@@ -160,11 +139,3 @@ def _write(path: Path, content: Content) -> None:
         file.write(content.data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

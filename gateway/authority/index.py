@@ -119,7 +119,7 @@ def parse(document: bytes) -> Index:
             raise ValueError(f"is larger than {MAX_INDEX} bytes")
         root = json.loads(document.decode(), object_pairs_hook=each_once, parse_constant=_no_constant)
         members = _members(root, {"version", "ca", "crl", "certificates"})
-        if members["version"] != _VERSION:
+        if _typed(members["version"], int) != _VERSION:
             raise ValueError("is of another version")
         crl = _members(members["crl"], {"number", "issued", "next_update", "days"})
         records = tuple(_records(_typed(members["certificates"], list)))
@@ -161,7 +161,7 @@ def _record(found: Any) -> Record:
     if (one["revoked_at"] is None) != (one["reason"] is None):
         raise ValueError("is half revoked")
     name = _typed(one["name"], str)
-    if one["file"] not in {None, f"{name}.crt"}:
+    if one["file"] not in (None, f"{name}.crt"):
         raise ValueError("has a file of another name")
     return Record(
         int(_matching(_SERIAL, one["serial"]), 16),

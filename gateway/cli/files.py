@@ -14,13 +14,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedWriter, FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
 from gateway.cli.errors import Failure
 from gateway.cli.output import note
+from gateway.named_files import draft_of, sync_folder
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # What stands for standard input or output in place of a file's name.
 STREAM: Final = "-"
@@ -53,8 +58,8 @@ def read(path: str, limit: int) -> bytes:
 def read_key(path: str) -> str:
     """The secret key in a file, or on standard input: one line, whose line feed is the editor's.
 
-    Never an argument: every user of the machine can read those of a process. No reason quotes the key.
-    Raises Failure, OSError.
+    Never an argument: every user of the machine can read those of a process. No reason quotes the key. Whoever keeps
+    it where others can read it is told. Raises Failure, OSError.
     """
     try:
         key = read(path, _MAX_KEY_FILE).decode("utf-8").removesuffix("\n").removesuffix("\r")
@@ -64,21 +69,33 @@ def read_key(path: str) -> str:
         raise Failure(f"{path}: is empty")
     if not key.isprintable():
         raise Failure(f"{path}: has to be one line of printable characters")
+    warn_of_readers(path, "who have its secret: chmod 600, and another secret in its place")
     return key
+
+
+def warn_of_readers(path: str, who: str, folder: Path = Path()) -> None:
+    """Of a file with a secret that others can read. who: what they can do, and what to do about it. folder: where path
+    is meant from. Raises OSError."""
+    from gateway.pem import exposed
+
+    if path != STREAM and (folder / path).is_file() and exposed(folder / path):
+        note(f"Warning: {path} can be read by others, {who}.")
 
 
 @dataclass(slots=True)
 class Draft:
-    """A file that has not got its name yet."""
+    """A file that has not got its name yet. meant: that name."""
 
+    meant: Path
     path: Path
     file: BinaryIO
     precious: bool = False
 
     def keep(self) -> None:
-        """From now on what is written so far outlives a crash of the machine, and an interruption."""
+        """From now on what is written so far outlives a crash of the machine, and an interruption. Raises OSError."""
         self.file.flush()
-        os.fsync(self.file.fileno())
+        with draft_of(self.meant):
+            os.fsync(self.file.fileno())
         self.precious = True
 
 
@@ -91,8 +108,8 @@ def private(path: Path, force: bool) -> Iterator[Draft]:
     """
     _refuse_taken(path, force)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "wb") as file:
-        draft = Draft(Path(name), file)
+    with BufferedWriter(_Raw(descriptor, path)) as file:
+        draft = Draft(path, Path(name), file)
         try:
             yield draft
             draft.keep()
@@ -112,6 +129,18 @@ def private(path: Path, force: bool) -> Iterator[Draft]:
         raise Failure(f"{path}: {error.strerror}; its content is in {draft.path}") from error
 
 
+class _Raw(FileIO):
+    """A draft's descriptor, which it closes. meant: what a failure is told with."""
+
+    def __init__(self, descriptor: int, meant: Path) -> None:
+        super().__init__(descriptor, "wb")
+        self._meant = meant
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        with draft_of(self._meant):
+            return super().write(data)
+
+
 def _refuse_taken(path: Path, force: bool) -> None:
     if not path.parent.is_dir():
         raise Failure(f"{path.parent}: there is no such folder")
@@ -127,11 +156,7 @@ def _publish(draft: Path, path: Path, force: bool) -> None:
     else:
         path.hardlink_to(draft)  # unlike a rename it never takes the place of a file that came meanwhile
         draft.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 # --- for others to read ---------------------------------------------------------------------------------------------

@@ -17,10 +17,9 @@ import click
 
 from gateway.authority.errors import AuthorityError
 from gateway.cli.errors import Failure
-from gateway.cli.files import STREAM, read_key
+from gateway.cli.files import once, read_key, warn_of_readers
 from gateway.cli.options import as_json, force
 from gateway.cli.output import compact, note, record, write
-from gateway.cli.running import TakenUp
 from gateway.cli.settings import Installation
 
 if TYPE_CHECKING:
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _USUAL: Final = "pki"
+
+# Where there is no gateway's configuration.
+BY_HAND: Final = "Where the gateway is, put the new file in its place, and reload it."
 
 # A century; dates end with the year 9999.
 _MAX_DAYS: Final = 36500
@@ -94,8 +96,7 @@ def passphrase(path: str | None, *others: str | None) -> bytes | None:
 
     Raises UsageError, Failure, OSError.
     """
-    if [path, *others].count(STREAM) > 1:
-        raise click.UsageError("standard input cannot be two files at once")
+    once(path, *others)
     return None if path is None else read_key(path).encode()
 
 
@@ -112,7 +113,22 @@ def authority(installation: Installation, directory: str) -> Iterator[Authority]
 def signing(installation: Installation, directory: str, passphrase: bytes | None) -> Iterator[tuple[Authority, Issuer]]:
     """The same, with its key. Raises Failure, OSError."""
     with authority(installation, directory) as found:
-        yield found, found.issuer(passphrase)
+        issuer = found.issuer(passphrase)
+        if passphrase is None:
+            key = str(Path(directory) / "ca.key")
+            warn_of_readers(key, "who can certify anybody: chmod 600, or another CA", installation.folder)
+        yield found, issuer
+
+
+@contextmanager
+def signing_for_gateway(
+    installation: Installation, directory: str, passphrase: bytes | None
+) -> Iterator[tuple[Authority, Issuer]]:
+    """The same, for what the gateway has to take up then: one whose INI was named and is not there never would. Raises
+    Failure, OSError."""
+    installation.ini_if_any()
+    with signing(installation, directory, passphrase) as found:
+        yield found
 
 
 def replaced(authority: Authority, wanted: Order, directory: str, force: bool) -> tuple[Record, ...]:
@@ -143,11 +159,6 @@ def _revocation(one: Record, directory: str) -> str:
 
     elsewhere = () if directory == _USUAL else ("--dir", directory)
     return shlex.join(("securegw", "pki", "revoke", serial_text(one.serial), *elsewhere))
-
-
-def tell(done: TakenUp) -> None:
-    """What the running gateway made of what has changed. Raises Failure if it has not taken that up."""
-    done.tell("Where the gateway is, put the new file in its place, and reload it.")
 
 
 # --- results --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, TypeVar
 
 import click
@@ -20,9 +19,8 @@ from gateway.authority.errors import AuthorityError
 from gateway.authority.kinds import DAYS
 from gateway.authority.requests import Request, requested
 from gateway.cli.errors import Failure
-from gateway.cli.files import STREAM, read_key
-from gateway.cli.output import note, printable
-from gateway.pem import exposed
+from gateway.cli.files import read_key
+from gateway.cli.output import printable
 from gateway.registry.records import MIN_KEY
 
 Wanted = TypeVar("Wanted")
@@ -116,8 +114,6 @@ def _thing(asked: Asked) -> tuple[x509.Name, str]:
     key = read_key(asked.key_file)
     if len(key) < MIN_KEY:
         raise Failure(f"{asked.key_file}: a thing's key has at least {MIN_KEY} characters, or the registry refuses it")
-    if asked.key_file != STREAM and exposed(Path(asked.key_file)):
-        note(f"Warning: {asked.key_file} can be read by others, who can be this thing: chmod 600, and a new key.")
     try:
         return names.key_subject(key), names.key_shown(key)
     except AuthorityError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +14,9 @@ from gateway.cli.errors import Failure
 from gateway.cli.files import read
 from gateway.cli.options import as_json
 from gateway.cli.output import compact, listed, note, record, say, table, write
+from gateway.cli.pki_in_force import InForce, put_in_force
 from gateway.cli.pki_options import (
+    BY_HAND,
     Shown,
     authority,
     days,
@@ -22,13 +24,11 @@ from gateway.cli.pki_options import (
     now,
     passphrase,
     passphrase_file,
-    signing,
-    tell,
+    signing_for_gateway,
     until,
 )
-from gateway.cli.running import TakenUp, take_up
+from gateway.cli.running import take_up
 from gateway.cli.settings import Installation
-from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.authority.authority import Authority
@@ -128,12 +128,20 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
 # --- revocation -----------------------------------------------------------------------------------------------------
 
 
+class _Reason(click.Choice[str]):
+    """In whatever case, and shown as RFC 5280 spells it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        spelt = {one.casefold(): one for one in self.choices}
+        return super().convert(spelt.get(value.casefold(), value), param, ctx)
+
+
 @click.command()
 @click.argument("certificate")
 @click.option(
     "--reason",
     metavar="REASON",
-    type=click.Choice(REASONS, case_sensitive=False),
+    type=_Reason(REASONS),
     default="unspecified",
     show_default=True,
     help=f"One of {', '.join(REASONS)}.",
@@ -155,9 +163,10 @@ def revoke(
     Writes a new crl.pem, and reloads the running gateway, which ends their sessions.
 
     CERTIFICATE is a name, and then all certificates of that name are meant, renewed ones too; or a serial number in
-    hexadecimal, or a file, and then that one alone. It cannot be undone. The gateway has to have this crl.pem as its
-    client_crl; if another file is, you are told to copy it there, and it is not reloaded. If it should be and cannot
-    be, crl.pem stays as it is now, and the status is 1.
+    hexadecimal, or a file, and then that one alone. It cannot be undone.
+
+    The status is 1 if it is not in force then: the gateway was not reloaded, or believes this CA and does not have this
+    crl.pem as its client_crl (crl, for an upstream's). crl.pem stays as it is now.
 
     \b
     Examples:
@@ -166,14 +175,18 @@ def revoke(
       securegw pki revoke found/in/the/wild.crt
     """
     word = passphrase(passphrase_file)
-    with signing(installation, directory, word) as (found, issuer):
+    with signing_for_gateway(installation, directory, word) as (found, issuer):
         meant = _meant(found, installation.folder, certificate)
         fresh = found.revoke(issuer, meant, reason, now())
         gone = {one.serial for one in meant}
         revoked = [one for one in found.index.records if one.serial in gone]
-    done = _put_in_force(installation, directory, clients=any(one.kind != "server" for one in revoked))
+    kinds = {"server" if one.kind == "server" else "client" for one in revoked}
+    done = put_in_force(installation, directory, found.certificate, kinds)
     _tell(revoked, {one.serial for one in fresh}, as_json, done)
-    tell(done)
+    done.insist()
+    if done.everywhere and not as_json:
+        many = len(revoked) > 1
+        say(f"The {'certificates are' if many else 'certificate is'} refused from now on.")
 
 
 def _meant(found: Authority, folder: Path, target: str) -> tuple[Record, ...]:
@@ -186,7 +199,7 @@ def _meant(found: Authority, folder: Path, target: str) -> tuple[Record, ...]:
     return (found.known(read(str(folder / target), _MAX_CERTIFICATE), target),)
 
 
-def _tell(revoked: list[Record], fresh: set[int], as_json: bool, done: TakenUp) -> None:
+def _tell(revoked: list[Record], fresh: set[int], as_json: bool, done: InForce) -> None:
     from gateway.authority.index import fields
     from gateway.serials import serial_text
 
@@ -194,7 +207,9 @@ def _tell(revoked: list[Record], fresh: set[int], as_json: bool, done: TakenUp) 
         write(listed(fields(one) | {"new": one.serial in fresh, "reloaded": done.reloaded} for one in revoked))
         return
     for one in revoked:
-        became = "is revoked" if one.serial in fresh else f"was revoked before ({one.reason})"
+        became = "is on the list of revoked certificates"
+        if one.serial not in fresh:
+            became = f"was revoked before ({one.reason})"
         say(f"{one.name} ({one.subject}), serial number {serial_text(one.serial)}, {became}.")
 
 
@@ -209,8 +224,8 @@ def crl(
 ) -> None:
     """Make crl.pem anew.
 
-    And reload the running gateway; the status is 1 if that fails. Do it, by cron for example, before the old one is
-    stale.
+    And reload the running gateway; the status is 1 if that fails, or nobody answers. Do it, by cron for example, before
+    the old one is stale. If the gateway has another file as its client_crl, you are told to copy it there.
 
     A gateway that has client_crl lets nobody in by a list that is stale, unless stale_crl = warn.
 
@@ -220,40 +235,17 @@ def crl(
       securegw pki crl --days 7 --passphrase-file ca.pass
     """
     word = passphrase(passphrase_file)
-    with signing(installation, directory, word) as (found, issuer):
+    with signing_for_gateway(installation, directory, word) as (found, issuer):
         found.publish(issuer, now(), days)
         number, next_update = found.index.number, found.index.next_update
     file = str(Path(directory) / "crl.pem")
-    done = _put_in_force(installation, directory, clients=False)
+    done = put_in_force(installation, directory, found.certificate, {"client", "server"})
     if as_json:
         made = {"crl": file, "number": number, "next_update": next_update.isoformat()}
         write([compact(made | {"reloaded": done.reloaded})])
     else:
         write(record({"crl": file, "number": str(number), "good until": until(next_update)}))
-    tell(done)
-
-
-def _put_in_force(installation: Installation, directory: str, *, clients: bool) -> TakenUp:
-    """Reloads the gateway, if it reads this list; else tells that it does not. clients: whom it lets in are meant, and
-    not only servers that it goes to."""
-    file, keys = installation.folder / directory / "crl.pem", ("client_crl",) if clients else ("client_crl", "crl")
-    path = _ini_without(installation, file, keys)
-    if path is None:
-        return take_up(installation)
-    words = " or ".join(keys)
-    warning = f"no {words} of {path} is {file}: copy it there, and reload the gateway, or nothing is revoked."
-    return TakenUp(None, f"Warning: {warning}")
-
-
-def _ini_without(installation: Installation, file: Path, keys: Collection[str]) -> Path | None:
-    """The configuration, if it can be used, and that file is not the value of any of these keys in it."""
-    from gateway.inspection.expiry import expiries
-
-    try:
-        path, config = installation.configuration()
-    except (Failure, ConfigError, OSError):
-        return None  # the reload tells what is wrong with it
-    return None if any(one.key in keys and one.path.samefile(file) for one in expiries(config)) else path
+    done.warn()
 
 
 # --- renewal --------------------------------------------------------------------------------------------------------
@@ -294,7 +286,7 @@ def renew(
         raise click.UsageError("a CA with another key is another CA: securegw pki ca, in another folder")
     word = passphrase(passphrase_file)
     shown = Shown(directory, as_json)
-    with signing(installation, directory, word) as (found, issuer):
+    with signing_for_gateway(installation, directory, word) as (found, issuer):
         if name == _CA:
             end = found.renew_self(issuer, now(), days).not_valid_after_utc
         else:
@@ -306,4 +298,4 @@ def renew(
     else:
         shown.made(made, reloaded=done.reloaded)
         note("The certificate before it is not revoked: it stays good until its end.")
-    tell(done)
+    done.tell(BY_HAND)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,14 +20,18 @@ from gateway.cli.errors import Failure
 from gateway.cli.output import note
 from gateway.cli.settings import Installation
 from gateway.errors import ConfigError
+from gateway.peers import peer_uid
 
 # The gateway answers at once, unless it is busy: a reload reads every file, and may take as long.
 _PATIENCE_SECONDS: Final = 30.0
 _READ: Final = 64 * 1024
-# struct ucred: pid, uid, gid (unix(7), SO_PEERCRED).
-_UCRED: Final = struct.Struct("=iII")
 
 _OTHER = "it was answered by something that speaks in another way: is the running gateway of another version?"
+# What whoever takes something back has to know before he believes that it is.
+_SILENT = (
+    "If it was started before [control] socket was written, restart it. If none runs, the next one that is started "
+    "goes by what is written"
+)
 
 
 class Nobody(Failure):
@@ -82,19 +85,10 @@ def follow(path: Path, request: control.Request, fd: int | None = None) -> Itera
             yield answer
 
 
-def enter(path: Path, listener: str, address: str) -> socket.socket:
-    """A connection to that listener (its section) of the running gateway, as if from that IP address. Raises Failure.
-
-    What is returned is one end of a pair of Unix sockets: TLS, and all else, begins on it as on a TCP connection.
-    """
-    ours, theirs = socket.socketpair()
-    with closing(theirs):
-        try:
-            expected(path, ask(path, control.Enter(listener, address), theirs.fileno()), control.Done)
-        except BaseException:
-            ours.close()
-            raise
-    return ours
+def enter(path: Path, listener: str, address: str, sock: socket.socket) -> None:
+    """Has the running gateway take a connected socket as if that listener (its section) had accepted it, from that IP
+    address: TLS, and all else, begins on it as on any other. sock stays open here. Raises Failure."""
+    expected(path, ask(path, control.Enter(listener, address), sock.fileno()), control.Done)
 
 
 def reload(path: Path) -> str | None:
@@ -111,11 +105,12 @@ class TakenUp:
     """Whether the running gateway has taken up what was changed.
 
     reloaded: None: there is none that could be asked. words: for the person, in lines; None: there is no configuration
-    here that a gateway could run with.
+    here that a gateway could run with. silent: the configuration says where one can be asked, and nobody answers.
     """
 
     reloaded: bool | None
     words: str | None = None
+    silent: bool = False
 
     def tell(self, otherwise: str) -> None:
         """At the end of a command, which has failed if what it has changed is not in force. otherwise: what is said in
@@ -125,32 +120,46 @@ class TakenUp:
         for line in (self.words or otherwise).splitlines():
             note(line)
 
+    def insist(self, otherwise: str) -> None:
+        """The same, where something is taken back: a gateway that does not hear of it goes on letting it in. Raises
+        Failure where nobody answers, too."""
+        if self.silent:
+            raise Failure(f"what was changed is written, but nobody has taken it up. {self.words} {_SILENT}")
+        self.tell(otherwise)
+
 
 def take_up(installation: Installation) -> TakenUp:
     """Have the running gateway take up what was changed. Never raises: what was changed stays changed."""
     by_hand = "Reload the gateway for it to take effect (SIGHUP, or securegw sessions reload); it was not asked to"
+    ini: Path | None = None
     try:
-        installation.ini()
-    except Failure:
-        return TakenUp(None)
-    try:
+        ini = installation.ini_if_any()
+        if ini is None:
+            return TakenUp(None)
         problems = reload(_control(installation))
-    except Nobody as error:
+    except _NoSocket as error:
         return TakenUp(None, f"{by_hand}: {error.message}")
-    except (Failure, ConfigError, OSError) as error:
-        reason = error.message if isinstance(error, Failure) else str(error)
-        return TakenUp(False, f"{by_hand}: {reason}")
+    except Nobody as error:
+        return TakenUp(None, f"{by_hand}: {error.message}", silent=True)
+    except ConfigError as error:
+        return TakenUp(False, f"{by_hand}: {ini}: the configuration cannot be used:\n{error}")
+    except (Failure, OSError) as error:
+        return TakenUp(False, f"{by_hand}: {error.message if isinstance(error, Failure) else error}")
     if problems:
         return TakenUp(False, f"The running gateway could not be reloaded: {problems}")
     return TakenUp(True, "The running gateway was reloaded.")
 
 
+class _NoSocket(Nobody):
+    """The configuration does not say where."""
+
+
 def _control(installation: Installation) -> Path:
-    """Raises Nobody, ConfigError, OSError."""
+    """Raises _NoSocket, ConfigError, OSError."""
     try:
         return installation.control()
     except Failure as error:
-        raise Nobody(error.message) from error
+        raise _NoSocket(error.message) from error
 
 
 # --- the socket -----------------------------------------------------------------------------------------------------
@@ -161,16 +170,11 @@ def _connected(path: Path) -> socket.socket:
     try:
         connection.settimeout(_PATIENCE_SECONDS)
         connection.connect(os.fspath(path))
-        _refuse_stranger(path, _uid_of(connection))
+        _refuse_stranger(path, peer_uid(connection))
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _uid_of(connection: socket.socket) -> int:
-    """Who has bound the path, as the kernel knows: whoever it was at that time."""
-    return int(_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[1])
 
 
 def _refuse_stranger(path: Path, uid: int) -> None:

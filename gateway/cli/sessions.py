@@ -10,16 +10,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 
 from gateway import control
-from gateway.cli import running
 from gateway.cli.errors import Failure
 from gateway.cli.options import as_json, confirm
 from gateway.cli.output import compact, listed, note, record, say, table, write
-from gateway.cli.running import ask_for, expected, follow
+from gateway.cli.running import ask, ask_for, expected, follow
 from gateway.cli.settings import Installation
 from gateway.serials import serial_number, serial_text
 
@@ -127,18 +127,30 @@ def counters(installation: Installation, as_json: bool) -> None:
 
 
 @sessions.command()
+@as_json
 @click.pass_obj
-def reload(installation: Installation) -> None:
+def reload(installation: Installation, as_json: bool) -> None:
     """Have the gateway read its files again, as SIGHUP does.
 
     Certificates, CRLs, keys, the list of revoked tokens, rules and limits. Here you are told what came of it: if
-    anything is wrong, everything stays as it was, and this ends with status 1. Sessions whose certificate or token is
-    revoked now end.
+    anything is wrong, everything stays as it was, and this ends with status 1. So it does where all is in force but
+    the keys of a new [jwt:NAME] jwks, which could not be fetched. Sessions whose certificate or token is revoked now
+    end.
     """
-    problems = running.reload(installation.control())
-    if problems:
-        raise Failure(problems)
-    say("Reloaded.")
+    path = installation.control()
+    answer = ask(path, control.Reload())
+    if isinstance(answer, control.Refused):
+        told, lines, fields = answer.error, answer.reasons, {"reloaded": False, "error": answer.error}
+    else:
+        told, lines, fields = "Reloaded, but", expected(path, answer, control.Done).but, {"reloaded": True}
+    if as_json:
+        write([compact(fields | {"problems": lines})])
+    elif lines:
+        raise Failure("\n".join((f"{told}:", *lines)))
+    else:
+        say("Reloaded.")
+    if lines:
+        click.get_current_context().exit(1)
 
 
 @sessions.command()
@@ -148,22 +160,34 @@ def drain(installation: Installation, yes: bool) -> None:
     """End the gateway in order, and wait until it is gone.
 
     As SIGTERM does: nobody is let in any more, and each session ends when it is at rest, or when the grace period of
-    [gateway] shutdown_grace is over.
+    [gateway] shutdown_grace is over. To interrupt this does not stop it.
     """
-    path, left = installation.control(), -1
+    path = installation.control()
     if not yes and sys.stdin.isatty():
         ask_for(path, control.AskCounters(), control.Counters)  # nobody is asked about one that is not there
         confirm("End the gateway?", yes)
-    for answer in follow(path, control.Drain()):
-        now = expected(path, answer, control.Left).left
-        if now != left:
-            note(f"{_counted(now, 'connection')} left")
-            if left < 0 < now:
-                note("Each ends when it is at rest, or when the grace period of [gateway] shutdown_grace is over.")
-            left = now
+    _watch(path)
+    say("The gateway has ended.")
+
+
+def _watch(path: Path) -> None:
+    """Begins it, and tells how many are left. Raises Failure, and Exit as click's Abort would."""
+    left = -1
+    try:
+        for answer in follow(path, control.Drain()):
+            now = expected(path, answer, control.Left).left
+            if now != left:
+                note(f"{_counted(now, 'connection')} left")
+                if left < 0 < now:
+                    note("Each ends when it is at rest, or when the grace period of [gateway] shutdown_grace is over.")
+                left = now
+    except KeyboardInterrupt:
+        if left < 0:
+            raise
+        note("Only the waiting was stopped: the gateway goes on ending.")
+        raise click.exceptions.Exit(1) from None
     if left < 0:
         raise Failure(f"{path}: the gateway went away before it had answered")
-    say("The gateway has ended.")
 
 
 # --- which ones -----------------------------------------------------------------------------------------------------

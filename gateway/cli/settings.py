@@ -7,6 +7,7 @@ them where it uses the whole. Refuses to guess: where the section that is meant 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,14 +47,23 @@ class Installation:
         """Raises Failure if there is none, with all that were tried."""
         for told, by in ((self.config, "-c"), (self.environ.get(VARIABLE), f"${VARIABLE}")):
             if told:
-                if not (self.folder / told).is_file():
-                    raise Failure(f"{told}: there is no such file ({by})")
+                if unusable := _unusable(self.folder / told):
+                    raise Failure(f"{told}: {unusable} ({by})")
                 return self.folder / told
         for usual in USUAL:
-            if (self.folder / usual).is_file():
+            if not _unusable(self.folder / usual):
                 return self.folder / usual
         tried = " nor ".join(str(self.folder / usual) for usual in USUAL)
         raise Failure(f"no configuration: -c and ${VARIABLE} are not given, and there is neither {tried}")
+
+    def ini_if_any(self) -> Path | None:
+        """None: none was named, and none is where it usually is. Raises Failure if one was named that is not there."""
+        try:
+            return self.ini()
+        except Failure:
+            if self.config or self.environ.get(VARIABLE):
+                raise
+            return None
 
     def configuration(self) -> tuple[Path, Config]:
         """The INI and what it says, without what the quickstart would complete. Raises Failure, ConfigError."""
@@ -129,6 +139,20 @@ def insist(problems: Problems, sections: Collection[str]) -> None:
         note(f"Warning: the configuration has {many} (securegw check): {others[0]}")
     if ours:
         raise ConfigError(ours)
+
+
+def _unusable(path: Path) -> str | None:
+    """Why that is no INI. What may not be looked at could be one, and whoever reads it hears why he may not: to go on
+    as if there were none would be to guess."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "there is no such file"
+    except OSError:
+        return None
+    if stat.S_ISDIR(mode):
+        return "is a folder: name the file in it"
+    return None if stat.S_ISREG(mode) else "is not a file"
 
 
 def _is_registry_alone(config: Config) -> bool:

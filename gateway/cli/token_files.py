@@ -5,6 +5,7 @@ Owns which section is meant. Refuses files that are larger than any that is mean
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,11 +13,10 @@ import click
 
 from gateway.cli import files
 from gateway.cli.errors import Failure
-from gateway.cli.output import note
 from gateway.cli.settings import Installation, insist
 
 if TYPE_CHECKING:
-    from gateway.errors import Problems
+    from gateway.errors import Problem, Problems
     from gateway.settings import Config, JWTSettings
     from gateway.token_issuing import PrivateKey
 
@@ -31,6 +31,8 @@ passphrase_file = click.option(
     metavar="FILE",
     help="The passphrase of the private key is the one line of FILE (- is standard input).",
 )
+
+token_file = click.option("--token-file", metavar="FILE", help="The token itself (- is standard input).")
 
 jwt_name = click.option(
     "--jwt",
@@ -51,19 +53,16 @@ def passphrase(path: str | None) -> bytes | None:
 
 
 def private_key(path: str, passphrase_path: str | None) -> PrivateKey:
-    """Raises Failure, OSError."""
-    from gateway.pem import exposed
+    """Raises UsageError, Failure, OSError."""
     from gateway.token_issuing import load_private_key
 
-    if path == passphrase_path == files.STREAM:
-        raise click.UsageError("standard input cannot be both the key and its passphrase")
+    files.once(path, passphrase_path)
     pem, word = files.read(path, _MAX_KEY), passphrase(passphrase_path)
     try:
         key = load_private_key(pem, word)
     except ValueError as error:
         raise Failure(f"{path}: {error}") from None
-    if path != files.STREAM and exposed(Path(path)):
-        note(f"Warning: {path} can be read by others, who can make tokens for everybody: chmod 600, or a new key.")
+    files.warn_of_readers(path, "who can make tokens for everybody: chmod 600, or a new key")
     return key
 
 
@@ -75,6 +74,15 @@ def read_token(path: str) -> bytes:
     if not token:
         raise Failure(f"{path}: is empty")
     return token
+
+
+def meant_file(file: str | None, token_file: str | None) -> str:
+    """Of the two ways to name a token's file the one that was used. Raises UsageError."""
+    if file is None and token_file is not None:
+        return token_file
+    if file is None or token_file is not None:
+        raise click.UsageError("give the token's file once: either FILE or --token-file FILE")
+    return file
 
 
 def certificate(path: str) -> bytes:
@@ -95,9 +103,7 @@ def section(installation: Installation, name: str | None) -> tuple[Config, JWTSe
     path, config, problems = installation.read()
     found = _chosen(config, name, problems)
     if found is None:
-        known = ", ".join(f"[jwt:{one}]" for one in config.jwt) or "no [jwt:NAME] at all"
-        wanted = f"there is no [jwt:{name or 'main'}]" if name or not config.jwt else "say --jwt, for which of them"
-        raise Failure(f"{path}: {wanted}; it has {known}")
+        raise _not_there(path, config, name)
     return config, found
 
 
@@ -105,12 +111,41 @@ def section_if_any(installation: Installation, name: str | None) -> JWTSettings 
     """As `section`, but whoever names none may also have none: tokens can be issued far from the gateway."""
     if name is not None:
         return section(installation, name)[1]
-    try:
-        installation.ini()
-    except Failure:
+    if installation.ini_if_any() is None:
         return None
     _, config, problems = installation.read()
     return _chosen(config, None, problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """Every [jwt:NAME]. chosen: the one that was named. sound: those without mistakes. wrong: the others' mistakes."""
+
+    config: Config
+    chosen: JWTSettings | None
+    sound: tuple[JWTSettings, ...]
+    wrong: tuple[Problem, ...]
+
+
+def sections(installation: Installation, name: str | None) -> Sections:
+    """As `section`, for what concerns all that believe a token. Raises Failure, ConfigError."""
+    path, config, problems = installation.read()
+    found = _chosen(config, name, problems)
+    if found is None:
+        if name or not config.jwt:
+            raise _not_there(path, config, name)
+        insist(problems, ())
+    known = {f"jwt:{one}" for one in config.jwt}
+    wrong = tuple(one for one in problems.found if one.section in known)
+    unsound = {one.section for one in wrong}
+    sound = tuple(one for one in config.jwt.values() if f"jwt:{one.name}" not in unsound)
+    return Sections(config, found if name else None, sound, wrong)
+
+
+def _not_there(path: Path, config: Config, name: str | None) -> Failure:
+    known = ", ".join(f"[jwt:{one}]" for one in config.jwt) or "no [jwt:NAME] at all"
+    wanted = f"there is no [jwt:{name or 'main'}]" if name or not config.jwt else "say --jwt, for which of them"
+    return Failure(f"{path}: {wanted}; it has {known}")
 
 
 def _chosen(config: Config, name: str | None, problems: Problems) -> JWTSettings | None:

@@ -14,7 +14,7 @@ from gateway.cli.errors import Failure
 from gateway.cli.options import as_json
 from gateway.cli.output import compact, note, printable, record, write
 from gateway.cli.settings import Installation
-from gateway.cli.token_files import certificate, jwt_name, read_token, section
+from gateway.cli.token_files import certificate, jwt_name, meant_file, read_token, section, token_file
 from gateway.errors import Denied
 
 if TYPE_CHECKING:
@@ -25,20 +25,29 @@ if TYPE_CHECKING:
 _DATES: Final = ("iat", "nbf", "exp")
 
 
+class Refused(Failure):
+    """The gateway would not believe it. reason: as the audit has it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"refused: {reason}")
+        self.reason = reason
+
+
 @click.command()
-@click.argument("file", metavar="FILE|-")
+@click.argument("file", metavar="FILE|-", required=False)
+@token_file
 @as_json
-def inspect(file: str, as_json: bool) -> None:
+def inspect(file: str | None, token_file: str | None, as_json: bool) -> None:
     """Show what a token says of itself.
 
-    Nothing of it is verified: anybody can write such a token. FILE may be - for standard input.
+    Nothing of it is verified: anybody can write such a token. FILE, or --token-file FILE, may be - for standard input.
 
     \b
     Examples:
       securegw token inspect alice.token
       securegw token inspect - --json < alice.token
     """
-    header, claims = _unverified(file)
+    header, claims = _unverified(meant_file(file, token_file))
     note("Not verified: anybody can write such a token. `securegw token verify` tells whether it is believed.")
     if as_json:
         write([compact({"verified": False, "header": header, "claims": claims})])
@@ -48,15 +57,24 @@ def inspect(file: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("file", metavar="FILE|-")
+@click.argument("file", metavar="FILE|-", required=False)
+@token_file
 @jwt_name
 @click.option("--cert", metavar="CRT", help="The client's certificate, for a token that is bound to one.")
 @as_json
 @click.pass_obj
-def verify(installation: Installation, file: str, jwt_name: str | None, cert: str | None, as_json: bool) -> None:
+def verify(
+    installation: Installation,
+    file: str | None,
+    token_file: str | None,
+    jwt_name: str | None,
+    cert: str | None,
+    as_json: bool,
+) -> None:
     """Verify a token as the gateway does.
 
-    By [jwt:NAME]; status 1, and the reason, if it would not believe it. FILE may be - for standard input.
+    By [jwt:NAME]; status 1, and the reason, if it would not believe it. FILE, or --token-file FILE, may be - for
+    standard input.
 
     This is the first half of a login. The rules are the second: `securegw explain` tells what they make of it. Where
     jwks is a URL, its keys are fetched for this now; the running gateway has its own, which may be older.
@@ -66,18 +84,29 @@ def verify(installation: Installation, file: str, jwt_name: str | None, cert: st
       securegw token verify alice.token
       securegw token verify - --cert alice.crt < alice.token
     """
-    from gateway.tokens import certificate_bound
-
-    settings = section(installation, jwt_name)[1]
+    path, settings = meant_file(file, token_file), section(installation, jwt_name)[1]
     peer = None if cert is None else certificate(cert)
-    identity = verified(read_token(file), settings, settings.revoked)
-    with _refused():
-        certificate_bound(identity, peer)
+    try:
+        identity = _shown_with(read_token(path), settings, peer)
+    except Refused as error:
+        if as_json:
+            write([compact({"verified": False, "reason": error.reason})])
+        raise
     if as_json:
         write([compact({"verified": True, "claims": dict(identity.claims)})])
     else:
         write(_claims(identity.claims))
         note(f"The gateway believes it, by [jwt:{settings.name}].")
+
+
+def _shown_with(token: bytes, settings: JWTSettings, peer: bytes | None) -> Identity:
+    """peer: the certificate of whoever shows it, in DER. Raises Failure."""
+    from gateway.tokens import certificate_bound
+
+    identity = verified(token, settings, settings.revoked)
+    with _refused():
+        certificate_bound(identity, peer)
+    return identity
 
 
 def verified(token: bytes, settings: JWTSettings, revoked: frozenset[str]) -> Identity:
@@ -102,11 +131,11 @@ def verified(token: bytes, settings: JWTSettings, revoked: frozenset[str]) -> Id
 
 @contextmanager
 def _refused() -> Iterator[None]:
-    """Raises Failure, with the reason that the audit would have."""
+    """Raises Refused."""
     try:
         yield
     except Denied as error:
-        raise Failure(f"refused: {error}") from None
+        raise Refused(str(error)) from None
 
 
 def _keys(settings: JWTSettings) -> tuple[VerificationKey, ...]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from gateway import control
@@ -24,6 +24,7 @@ from gateway.net import listener
 from gateway.net.deadline import Deadline
 from gateway.net.dial import keep_alive
 from gateway.net.poller import READ, WRITE, Poller
+from gateway.peers import peer_uid
 from gateway.upstream import Address
 
 # Conversations at once: they come from people and their scripts, and each is short.
@@ -33,15 +34,11 @@ SECONDS: Final = 10.0
 # How often somebody who drains hears how many are left.
 PROGRESS_SECONDS: Final = 0.25
 
-_FAILED: Final = "the reload failed, and everything stays as it was"
-
 _READ: Final = 16 * 1024
 # No question has more than one; of more than this the kernel closes the rest by itself (unix(7), SCM_RIGHTS).
 _MAX_DESCRIPTORS: Final = 4
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _FAMILIES: Final = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
-# struct ucred: pid, uid, gid (unix(7), SO_PEERCRED).
-_UCRED: Final = struct.Struct("=iII")
 
 
 class Gateway(Protocol):
@@ -55,8 +52,8 @@ class Gateway(Protocol):
 
     def counters(self) -> Mapping[str, int]: ...
 
-    def reload(self, uid: int) -> Sequence[str]:
-        """Why it failed; nothing: it did not."""
+    def reload(self, uid: int) -> Deferred[control.Done | control.Refused]:
+        """At once; fires when it is known what came of it, within SECONDS. Never fails."""
 
     def drain(self, uid: int) -> None:
         """Begin to end; again, when that has begun, it changes nothing."""
@@ -66,12 +63,6 @@ class Gateway(Protocol):
 
     def enter(self, asked: control.Enter, sock: socket.socket, uid: int) -> None:
         """Take a connected socket, which is the gateway's from now on. Raises NotDone, if it is not."""
-
-
-def peer_uid(sock: socket.socket) -> int:
-    """Who connected, as the kernel knows."""
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return int(_UCRED.unpack(credentials)[1])
 
 
 class Control:
@@ -136,23 +127,24 @@ class Control:
         self._listener = self._sock = None
         for one in tuple(self._conversations):
             one.over()
-        if self._made is not None and self._made == self._inode():
-            self._unlink()
-        self._made = None
+        made, self._made = self._made, None
+        if made is not None:
+            self._remove(made)
 
-    def _unlink(self) -> None:
+    def _remove(self, made: tuple[int, int]) -> None:
+        """Unless another gateway has put its own in place of ours."""
         try:
-            self._path.unlink()
+            if self._inode() == made:
+                self._path.unlink()
+        except FileNotFoundError:
+            pass
         except OSError as error:
             # As root it was made, and as another user it ends: the next start replaces it.
             self._log.warn("control: {path} is left: {error}", path=self._path, error=error.strerror)
 
-    def _inode(self) -> tuple[int, int] | None:
-        """Which file it is: another gateway may have put its own in place of ours."""
-        try:
-            found = self._path.lstat()
-        except FileNotFoundError:
-            return None
+    def _inode(self) -> tuple[int, int]:
+        """Which file it is. Raises OSError."""
+        found = self._path.lstat()
         return found.st_dev, found.st_ino
 
 
@@ -214,12 +206,13 @@ class _Conversation:
         self._lines: Iterator[bytes] | None = None  # None: nothing has been answered yet
         self._pending = b""
         self._drains = False
+        self._reloads = False  # True: it has begun, and what came of it is not known yet
         self._deadline = Deadline(reactor, self._due)
         self._deadline.set(SECONDS)
         self._watch()
 
     def _watch(self) -> None:
-        waiting = self._pending or (self._lines is not None and not self._drains)
+        waiting = self._pending or (self._lines is not None and not (self._drains or self._reloads))
         self._poller.watch(self._sock.fileno(), self, (READ if self._hears else 0) | (WRITE if waiting else 0))
 
     # --- the question -----------------------------------------------------------------------------------------------
@@ -263,6 +256,8 @@ class _Conversation:
             self._refuse("a socket comes with a request to enter, and with no other")
         elif isinstance(request, control.Drain):
             self._drain()
+        elif isinstance(request, control.Reload):
+            self._reload()
         else:
             self._answer(self._answers(request))
 
@@ -271,14 +266,23 @@ class _Conversation:
             return _parts(self._gateway.sessions())
         return iter((self._done(request),))
 
+    def _reload(self) -> None:
+        self._heard, self._lines, self._reloads = b"", iter(()), True
+        known = self._gateway.reload(self._uid)
+        self._deadline.set(SECONDS)
+        self._watch()
+        known.addCallback(self._reloaded)
+
+    def _reloaded(self, answer: control.Answer) -> None:
+        if self._reloads:
+            self._reloads = False
+            self._answer(iter((answer,)))
+
     def _done(self, request: control.Request) -> control.Answer:
         gateway, uid = self._gateway, self._uid
         match request:
             case control.Kill():
                 return control.Killed(gateway.kill(request, uid))
-            case control.Reload():
-                reasons = tuple(gateway.reload(uid))
-                return control.Refused(_FAILED, reasons) if reasons else control.Done()
             case control.Enter():
                 try:
                     gateway.enter(request, _connection(self._descriptors.pop()), uid)
@@ -349,6 +353,7 @@ class _Conversation:
             self.end()
 
     def end(self) -> None:
+        self._reloads = False
         self._deadline.close()
         self._close_descriptors()
         self._poller.watch(self._sock.fileno(), self, 0)

@@ -101,6 +101,8 @@ class _Line:
     def connect(self, factory: Any) -> Deferred[Any]:
         metered = WrappingFactory(factory)
         metered.protocol = self._metered
+        # The log is not told each time that somebody connects and is gone again.
+        metered.noisy = factory.noisy = False
         connecting: Deferred[Any] = self._endpoint.connect(metered)
         return connecting.addCallback(lambda meter: meter.wrappedProtocol)
 

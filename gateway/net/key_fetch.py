@@ -2,8 +2,9 @@
 
 Owns when a set is asked for, and which was the last good one. That stays in force for as long as no other takes its
 place: who cannot reach its issuer for an hour would rather go on. So whoever withdraws a key must be heard: a set that
-cannot be fetched is said in the log, once until it can be, and in `healthy`. Refuses, as if they could not be fetched,
-sets that cannot be read and sets without a key of ours: an issuer that means it can let its tokens expire.
+cannot be fetched is said in the log, once until it can be, in `healthy`, and, if its URL is new, to whoever reloads.
+Refuses, as if they could not be fetched, sets that cannot be read and sets without a key of ours: an issuer that means
+it can let its tokens expire.
 
 The gateway's start waits for the first answers, but not long: clients that were turned away by a restart would not
 come back by themselves, and an issuer that is down is no reason to keep everybody else out.
@@ -32,7 +33,7 @@ from gateway.net.fetching import context
 from gateway.settings import JWTSettings
 from gateway.tokens import VerificationKey
 
-# Seconds that the start waits for the first answers.
+# Seconds that the start waits for the first answers, and whoever reloads.
 FIRST_WAIT: Final = 5.0
 # Seconds after a first failure; after each further one twice as long, up to the usual time between two fetches.
 _BACK_OFF: Final = 1.0
@@ -83,14 +84,15 @@ class KeyFetch:
     def __init__(self, reactor: Any, parse: Parse = jwks.parse) -> None:
         self._reactor, self._parse = reactor, parse
         self._sets: dict[str, _KeySet] = {}
+        self._new: list[_KeySet] = []
         self._running = False
-        self._first: Deferred[None] | None = None
+        self._waiting: list[Deferred[None]] = []
 
     def adopt(self, wanted: Mapping[str, Source]) -> None:
         """At the start and with each reload, which asks for all of them again, as it reads files again. Keys are still
         known if neither their URL has changed nor who vouches for it: one that may not any more may have made them
         up."""
-        before, self._sets = self._sets, {}
+        before, self._sets, self._new = self._sets, {}, []
         for name, source in wanted.items():
             known = before.get(name)
             if known is not None and known.source.is_that_of(source):
@@ -98,6 +100,7 @@ class KeyFetch:
                 known.source = source
             else:
                 self._sets[name] = _KeySet(name, source, self._reactor, self._parse, self._tried)
+                self._new.append(self._sets[name])
         for one in before.values():
             one.stop()
         if self._running:
@@ -116,17 +119,18 @@ class KeyFetch:
 
     def healthy(self) -> bool | None:
         """Whether every set could be fetched when it was last tried; None: there is none."""
-        return all(one.keys and not one.failing for one in self._sets.values()) if self._sets else None
+        return all(one.keys and one.failed is None for one in self._sets.values()) if self._sets else None
+
+    def unfetched(self) -> Deferred[Sequence[str]]:
+        """Of the URLs that the latest `adopt` has brought, those without keys, and why, each in a line. Fires as what
+        `start` returns."""
+        return self._all_tried().addCallback(lambda _: [one.lacking() for one in self._new if not one.keys])
 
     def start(self) -> Deferred[None]:
         """Fires when each set was tried once, whatever came of it, or after FIRST_WAIT seconds. Never fails."""
         self._running = True
-        first: Deferred[None] = Deferred()
-        first.addTimeout(FIRST_WAIT, self._reactor, lambda *_: None)
-        self._first = first
         self._fetch()
-        self._tried()
-        return first
+        return self._all_tried()
 
     def stop(self) -> None:
         self._running = False
@@ -138,26 +142,33 @@ class KeyFetch:
         for one in self._sets.values():
             one.fetch()
 
+    def _all_tried(self) -> Deferred[None]:
+        tried: Deferred[None] = Deferred()
+        tried.addTimeout(FIRST_WAIT, self._reactor, lambda *_: None)
+        self._waiting.append(tried)
+        self._tried()
+        return tried
+
     def _tried(self) -> None:
-        if all(one.keys or one.failing for one in self._sets.values()):
+        if all(one.keys or one.failed is not None for one in self._sets.values()):
             self._settle()
 
     def _settle(self) -> None:
-        first, self._first = self._first, None
-        if first is not None:
-            first.callback(None)
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.callback(None)
 
 
 class _KeySet:
-    """One of them. keys: the last good set. failing: whether what was tried since then failed. tried: told after each
-    attempt."""
+    """One of them. keys: the last good set. failed: why what was tried since then failed; None: it did not. tried: told
+    after each attempt."""
 
     _log = Logger()
 
     def __init__(self, name: str, source: Source, reactor: Any, parse: Parse, tried: Callable[[], None]) -> None:
         self.source = source
         self.keys: tuple[VerificationKey, ...] = ()
-        self.failing = False
+        self.failed: str | None = None
         self._name, self._reactor, self._parse, self._tried = name, reactor, parse, tried
         self._hurried = -inf
         self._delay = _BACK_OFF
@@ -176,6 +187,12 @@ class _KeySet:
         if self._asking is None and now - self._hurried >= _EARLY:
             self._hurried = now
             self.fetch()
+
+    def lacking(self) -> str:
+        """What is not there, why, and what that means."""
+        reason = self.failed or "there is no answer yet"
+        meanwhile = "the last good set stays in force" if self.keys else "until it is fetched, its tokens are refused"
+        return f"[jwt:{self._name}] jwks: {reason}; {meanwhile}"
 
     def stop(self) -> None:
         """What is cancelled is told nowhere."""
@@ -196,19 +213,17 @@ class _KeySet:
     def _arrived(self, keys: tuple[VerificationKey, ...], asking: Deferred[Any]) -> None:
         if asking is not self._asking:
             return
-        if self.failing or {one.thumbprint for one in keys} != {one.thumbprint for one in self.keys}:
+        if self.failed is not None or {one.thumbprint for one in keys} != {one.thumbprint for one in self.keys}:
             self._log.info("[jwt:{name}] jwks: fetched, {n} keys", name=self._name, n=len(keys))
-        self.keys, self.failing, self._delay = keys, False, _BACK_OFF
+        self.keys, self.failed, self._delay = keys, None, _BACK_OFF
         self._again(self.source.refresh)
 
     def _failed(self, failure: Failure, asking: Deferred[Any]) -> None:
         if asking is not self._asking:
             return
-        if not self.failing:
-            meanwhile = "the last good set stays in force" if self.keys else "until it is there, its tokens are refused"
-            reason = failure.getErrorMessage()
-            self._log.warn("[jwt:{name}] jwks: {reason}; {now}", name=self._name, reason=reason, now=meanwhile)
-        self.failing = True
+        first, self.failed = self.failed is None, failure.getErrorMessage()
+        if first:
+            self._log.warn("{words}", words=self.lacking())
         delay = min(self._delay, self.source.refresh)
         self._delay = 2 * delay
         self._again(delay)

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred, succeed
+
 from gateway import audit, control
 from gateway.net.connections import Connections
 from gateway.net.door import Door
@@ -27,12 +29,14 @@ _SHOWN: Final = {one.name for one in fields(control.Session)} & {one.name for on
 
 @dataclass(slots=True)
 class Operations:
-    """doors: those in force now, by their section. again: reloads, and says why it failed, or nothing. end: begins the
-    end of the process, once."""
+    """doors: those in force now, by their section. again: reloads, and says why it failed; None: it did not. unfetched:
+    fires with what is not there yet of what the latest reload has named anew. end: begins the end of the process,
+    once."""
 
     connections: Connections
     doors: Callable[[], Mapping[str, Door]]
-    again: Callable[[], Sequence[str]]
+    again: Callable[[], control.Refused | None]
+    unfetched: Callable[[], Deferred[Sequence[str]]]
     end: Callable[[], None]
     _ending: bool = False
 
@@ -49,10 +53,10 @@ class Operations:
     def counters(self) -> Mapping[str, int]:
         return self.connections.counters()
 
-    def reload(self, uid: int) -> Sequence[str]:
-        reasons = self.again()
-        self._record("reload", uid, reason="failed" if reasons else None)
-        return reasons
+    def reload(self, uid: int) -> Deferred[control.Done | control.Refused]:
+        refused = self.again()
+        self._record("reload", uid, reason="failed" if refused else None)
+        return succeed(refused) if refused else self.unfetched().addCallback(lambda but: control.Done(tuple(but)))
 
     def drain(self, uid: int) -> None:
         if not self._ending:

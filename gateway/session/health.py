@@ -46,6 +46,7 @@ class Health:
     last_reload_failed: what it runs with is older than what is configured; it works, but somebody has to know.
     registry: whether its database can be read; None: there is none. For a while what is known counts. keys: whether
     those of every `[jwt:NAME]` could be fetched from their URL; None: none has one. The last good ones count.
+    audit_failing: records are being lost; clients are let in all the same, and somebody has to know.
     """
 
     ready: bool
@@ -53,6 +54,7 @@ class Health:
     connections: int
     registry: bool | None = None
     keys: bool | None = None
+    audit_failing: bool = False
 
 
 class State(Enum):
@@ -114,6 +116,8 @@ class HealthSession:
         for name, there in (("registry", health.registry), ("keys", health.keys)):
             if there is not None:
                 answer[name] = "ok" if there else "away"
+        if health.audit_failing:
+            answer["audit"] = "failed"
         return self._say(200 if health.ready else 503, answer, head.method)
 
     # --- ends -------------------------------------------------------------------------------------------------------

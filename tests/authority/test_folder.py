@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from gateway.authority import folder as folders
 from gateway.authority.errors import AuthorityError
 from gateway.authority.folder import PRIVATE, Content, locked, make
 
@@ -157,7 +157,7 @@ def test_a_write_that_the_kernel_cuts_short(folder: Path) -> None:
 def test_two_commands_at_once(folder: Path) -> None:
     with (
         locked(folder),
-        pytest.raises(AuthorityError, match="another command is at work"),
+        pytest.raises(TimeoutError, match="another command holds this lock"),
         locked(folder, patience=0),
     ):
         pytest.fail("both were let in")
@@ -168,7 +168,7 @@ def test_two_commands_at_once(folder: Path) -> None:
 def test_a_lock_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = locked(folder)
     first.__enter__()
-    monkeypatch.setattr(folders.time, "sleep", lambda _: first.__exit__(None, None, None))  # type: ignore[attr-defined]
+    monkeypatch.setattr(time, "sleep", lambda _: first.__exit__(None, None, None))
     with locked(folder):
         pass
 

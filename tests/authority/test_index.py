@@ -48,7 +48,7 @@ def changed(change: Callable[[Any], object]) -> bytes:
 
 CERTIFICATE: tuple[tuple[str, Any], ...] = (
     ("serial", "0x1f"), ("serial", 31), ("serial", ""), ("serial", "20"), ("serial", "f" * 41),
-    ("kind", "ca"), ("kind", None), ("file", "../alice.crt"), ("file", "bob.crt"), ("file", True),
+    ("kind", "ca"), ("kind", None), ("file", "../alice.crt"), ("file", "bob.crt"), ("file", True), ("file", []),
     ("names", "dns:a"), ("names", [1]), ("days", 0), ("days", True), ("days", 1.0),
     ("not_after", "2031-05-06"), ("not_after", None), ("requested", 1),
     ("reason", "superseded"), ("revoked_at", "2031-05-06T07:08:09Z"), ("more", 1),
@@ -81,6 +81,8 @@ def test_a_reason_that_nobody_gives() -> None:
     [
         b"", b"\xff", b"{", b"[]", b"null", INDEX.write()[:-3], INDEX.write() + b"{}", b"[" * 100_000,
         INDEX.write().replace(b'"version": 1', b'"version": 2'),
+        INDEX.write().replace(b'"version": 1', b'"version": true'),
+        INDEX.write().replace(b'"version": 1', b'"version": 1.0'),
         INDEX.write().replace(b'"number": 3', b'"number": NaN'),
         INDEX.write().replace(b'"number": 3', b'"number": 3, "number": 4'),
         INDEX.write().replace(b'"number": 3', b'"number": 0'),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -63,3 +66,41 @@ class Console:
     def command(self, *arguments: str) -> list[str]:
         """For a process of its own."""
         return [sys.executable, "-c", _PROCESS, str(self.settings.database), *arguments]
+
+
+def into_nowhere(command: list[str], closed: bool) -> subprocess.CompletedProcess[bytes]:
+    """closed: a pipe that nobody reads; else a full disk."""
+    if closed:
+        ours, theirs = os.pipe()
+        os.close(ours)
+    else:
+        theirs = os.open("/dev/full", os.O_WRONLY)
+    try:
+        return subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=False)
+    finally:
+        os.close(theirs)
+
+
+@dataclass(frozen=True, slots=True)
+class OnTerminal:
+    """shown: on the terminal, which is standard output."""
+
+    status: int
+    shown: str
+    errors: str
+
+
+def on_a_terminal(command: list[str]) -> OnTerminal:
+    """A command whose output is short enough for the terminal to hold."""
+    ours, theirs = pty.openpty()
+    try:
+        done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        os.set_blocking(ours, False)
+        try:
+            shown = os.read(ours, 65536).decode()
+        except BlockingIOError:
+            shown = ""
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    return OnTerminal(done.returncode, shown, done.stderr)

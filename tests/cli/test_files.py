@@ -168,6 +168,20 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"), private(tmp_path / "keys", force=False):
+    told = r"No space left on device; nothing was changed: '.*/keys'"
+    with pytest.raises(OSError, match=told), private(tmp_path / "keys", force=False):
         pass
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_disk_that_is_full_at_once_is_told_as_well(tmp_path: Path, size: int) -> None:
+    told = r"No space left on device; nothing was changed: '.*/keys'"
+    with (
+        Path("/dev/full").open("wb") as full,
+        pytest.raises(OSError, match=told),
+        private(tmp_path / "keys", force=False) as draft,
+    ):
+        os.dup2(full.fileno(), draft.file.fileno())
+        draft.file.write(b"x" * size)
     assert names(tmp_path) == []

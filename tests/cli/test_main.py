@@ -95,7 +95,8 @@ def test_it_is_a_module_too(console: Console) -> None:
 
 
 def test_whoever_stops_reading_hears_no_complaint(console: Console) -> None:
-    console.ok("thing", "import", "-", stdin="name\n" + "a thing with a name that is rather long\n" * 3000)
+    many = "name\n" + "a thing with a name that is rather long\n" * 3000
+    console.ok("thing", "import", "-", "--force", stdin=many)
     for arguments in (("thing", "list"), ("thing", "list", "--json"), ("thing", "export")):
         with subprocess.Popen(console.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout
@@ -185,6 +186,32 @@ def test_one_that_is_given_and_not_there_is_not_replaced_by_another(tmp_path: Pa
     ):
         with pytest.raises(Failure, match=r"no\.ini: there is no such file"):
             installation.ini()
+
+
+def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for told, why in (
+        (str(tmp_path), "is a folder: name the file in it"),
+        ("pipe", "is not a file"),
+        ("pipe/gw.ini", "there is no such file"),
+    ):
+        with pytest.raises(Failure) as caught:
+            Installation(told, {}, tmp_path).ini()
+        assert caught.value.message == f"{told}: {why} (-c)"
+
+
+def test_one_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
+    """Nor is another one taken, which may be another gateway's: whoever revokes something has to hear that nobody was
+    told of it."""
+    (tmp_path / "conf").mkdir()
+    unreadable = tmp_path / "conf" / "gw.ini"
+    unreadable.symlink_to(unreadable)
+    (tmp_path / "gw.ini").touch()
+    for given in "conf/gw.ini", None:
+        assert Installation(given, {}, tmp_path).ini() == unreadable
+    done = module("-c", str(unreadable), "thing", "list")
+    assert done.returncode == 1
+    assert f"[{unreadable}] file: Too many levels of symbolic links" in done.stderr
 
 
 def test_a_configuration_with_mistakes_is_refused_with_all_of_them(tmp_path: Path) -> None:

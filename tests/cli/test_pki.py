@@ -260,6 +260,27 @@ def test_a_key_file_that_others_can_read(pki: PKI, mode: int, warned: bool) -> N
     assert (result.exit_code, "Warning: secret can be read by others" in result.stderr) == (0, warned)
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o644, True), (0o640, os.geteuid() != 0)])
+def test_the_cas_key_that_others_can_read(pki: PKI, mode: int, warned: bool) -> None:
+    pki.ok("ca")
+    (pki.folder / "ca.key").chmod(mode)
+    for arguments in (("client", "alice"), ("crl",), ("revoke", "alice"), ("renew", "ca")):
+        result = pki.run(*arguments)
+        told = "Warning: pki/ca.key can be read by others, who can certify anybody: chmod 600, or another CA.\n"
+        assert (result.exit_code, told in result.stderr) == (0, warned)
+
+
+def test_a_passphrase_that_others_can_read(pki: PKI) -> None:
+    word = pki.here / pki.write("word", "correct horse\n")
+    word.chmod(0o600)
+    assert pki.run("ca", "--passphrase-file", str(word)).stderr == ""
+    (pki.folder / "ca.key").chmod(0o644)
+    assert pki.run("client", "alice", "--passphrase-file", str(word)).stderr == ""  # what others read is sealed
+    word.chmod(0o644)
+    told = pki.run("client", "bob", "--passphrase-file", str(word)).stderr
+    assert told.startswith(f"Warning: {word} can be read by others, who have its secret: chmod 600")
+
+
 def test_a_key_that_the_registry_does_not_take(pki: PKI) -> None:
     pki.ok("ca")
     assert "a thing's key has at least 16 characters" in pki.refused("thing", "b", "--key-file", "-", stdin="k" * 15)
@@ -344,7 +365,8 @@ def test_a_full_disk_changes_nothing(pki: PKI, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    assert "No space left on device" in pki.refused("client", "alice")
+    told = f"Error: {pki.folder / 'alice.crt'}: No space left on device; nothing was changed\n"
+    assert pki.refused("client", "alice") == told
 
 
 # --- several at once --------------------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.cli import pki_records
+from gateway.cli import pki_in_force, pki_records
+from gateway.cli.main import NAME, securegw
 from gateway.cli.running import TakenUp
 from gateway.cli.settings import Installation
 from gateway.serials import serial_text
@@ -38,7 +40,8 @@ def reloads(monkeypatch: pytest.MonkeyPatch) -> list[Installation]:
         told.append(installation)
         return TakenUp(True, "The running gateway was reloaded.")
 
-    monkeypatch.setattr(pki_records, "take_up", take_up)
+    for module in (pki_records, pki_in_force):
+        monkeypatch.setattr(module, "take_up", take_up)
     return told
 
 
@@ -63,10 +66,14 @@ def later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
 def test_by_name(pki: PKI, reloads: list[Installation]) -> None:
     result = pki.run("revoke", "alice", "--reason", "KEYCOMPROMISE")
     assert "alice (alice), serial number" in result.stdout
-    assert result.stdout.endswith("is revoked.\n")
+    assert result.stdout.endswith(", is on the list of revoked certificates.\n")
     assert result.stderr == "The running gateway was reloaded.\n"
     assert len(serials(pki)) == len(reloads) == 1
     assert state(pki, "alice") == "revoked (keyCompromise)"
+
+
+def test_reasons_are_shown_as_they_are_spelt(pki: PKI) -> None:
+    assert "'keyCompromise'" in pki.refused("revoke", "alice", "--reason", "nonsense", status=2)
 
 
 def test_again(pki: PKI, reloads: list[Installation]) -> None:
@@ -115,56 +122,120 @@ def test_without_a_configuration_it_says_what_is_left_to_do(pki: PKI) -> None:
     assert "put the new file in its place, and reload it" in pki.run("revoke", "alice").stderr
 
 
-def configured(pki: PKI, client_crl: str, crl: str = "") -> str:
-    """gw.ini, whose listener reads that list of revoked certificates."""
+def configured(
+    pki: PKI, client_crl: str = "", crl: str = "", client_ca: str = "pki/ca.crt", more: str = "", root: str = ""
+) -> str:
+    """gw.ini, whose listener reads that list of revoked certificates. more: the same of [mqtt:main], which has a
+    client_ca of its own then. root: the upstream's authority."""
     pki.ok("server", "--dns", "localhost", "--force")
-    upstream = {"hosts": "db.example", "tls": "verify-full"} | (
-        {"crl": crl, "root_certificate": "pki/ca.crt"} if crl else {}
-    )
+    upstream = {"hosts": "db.example", "tls": "verify-full"}
+    upstream |= {"root_certificate": root or "pki/ca.crt"} if root or crl else {}
+    upstream |= {"crl": crl} if crl else {}
+    clients = {"client_certificate": "required", "client_ca": client_ca}
     sections = {
         "tls": {"certificate": "pki/server.crt", "key": "pki/server.key"},
         "upstream:main": upstream,
         "jwt:main": {"public_keys": "jwt.pub"},
-        "postgres:main": {"client_certificate": "required", "client_ca": "pki/ca.crt", "client_crl": client_crl},
+        "postgres:main": clients | ({"client_crl": client_crl} if client_crl else {}),
     }
+    if more:
+        sections |= {"registry": {"database": "registry.sqlite"}, "hub": {"database": "memory"}}
+        sections["mqtt:main"] = {"listen": "127.0.0.1:1", "rules": "allow all all", **clients}
+        sections["mqtt:main"] |= {"client_crl": more} if more != "none" else {}
     public = Ed25519PrivateKey.generate().public_key()
     pki.write("jwt.pub", public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     return pki.write("gw.ini", ini(sections))
 
 
+def unread(pki: PKI, section: str, words: str) -> str:
+    """What is told of that place."""
+    return f"{pki.here / 'gw.ini'}: [{section}] {words}, and the gateway is reloaded.\n"
+
+
 def test_a_gateway_that_reads_another_list(pki: PKI, reloads: list[Installation]) -> None:
+    """What is let in is not revoked, and nobody shall believe that it is."""
     pki.write("things.crl", (pki.folder / "crl.pem").read_bytes())
-    path = pki.here / configured(pki, "things.crl")
-    for arguments, keys in (
-        (("revoke", "alice"), "client_crl"),
-        (("revoke", "server"), "client_crl or crl"),
-        (("crl",), "client_crl or crl"),
-    ):
-        result = pki.run(*arguments)
-        assert result.exit_code == 0
-        assert result.stderr == (
-            f"Warning: no {keys} of {path} is {pki.folder / 'crl.pem'}: copy it there, and reload the gateway, or "
-            "nothing is revoked.\n"
-        )
+    configured(pki, "things.crl")
+    words = f"client_crl is {pki.here / 'things.crl'}: nothing is revoked there until that has what is in "
+    told = unread(pki, "postgres:main", f"{words}{pki.folder / 'crl.pem'}")
+    result = pki.run("revoke", "alice")
+    assert (result.exit_code, result.stderr) == (1, f"Error: what was changed is written, but not in force.\n{told}")
+    assert "alice (alice), serial number" in result.stdout
+    assert "from now on" not in result.stdout
+    found = pki.run("revoke", "alice", "--json")
+    assert (found.exit_code, json.loads(found.stdout)[0]["reloaded"]) == (1, None)
+    # Nothing more is taken back by it than by the list before, which lets nobody in once it is stale.
+    result = pki.run("crl")
+    assert (result.exit_code, result.stderr) == (0, f"Warning: {told}")
     assert not reloads
+
+
+def test_a_gateway_that_reads_no_list(pki: PKI, reloads: list[Installation]) -> None:
+    configured(pki)
+    words = f"has no client_crl: nothing is revoked there until it has client_crl = {pki.folder / 'crl.pem'}"
+    result = pki.run("revoke", "alice")
+    assert result.exit_code == 1
+    assert result.stderr.endswith(unread(pki, "postgres:main", words))
+    assert not reloads
+
+
+def test_another_authority_has_another_list(pki: PKI, reloads: list[Installation]) -> None:
+    pki.ok("ca", "--dir", "others")
+    configured(pki, client_ca="others/ca.crt")
+    result = pki.run("revoke", "alice")
+    assert (result.exit_code, "is verified by this CA" in result.stderr) == (0, True)
+    # Its own is meant, though it has been renewed since, and stands behind another.
+    bundle = (pki.here / "others/ca.crt").read_bytes() + (pki.folder / "ca.crt").read_bytes()
+    pki.write("both.crt", bundle)
+    pki.ok("renew", "ca")
+    configured(pki, client_ca="both.crt")
+    assert pki.run("revoke", "alice").exit_code == 1
+    assert len(reloads) == 1  # by `renew`
+
+
+def test_each_place_has_to_read_it(pki: PKI, reloads: list[Installation]) -> None:
+    configured(pki, "pki/crl.pem", more="none")
+    result = pki.run("revoke", "alice")
+    assert (result.exit_code, len(reloads)) == (1, 1)
+    assert "[mqtt:main] has no client_crl: nothing is revoked there" in result.stderr
+    assert "[postgres:main]" not in result.stderr
+    configured(pki, "pki/crl.pem", more="pki/crl.pem")
+    assert pki.ok("revoke", "alice").endswith("\nThe certificate is refused from now on.\n")
+
+
+def test_an_upstream_that_is_believed(pki: PKI, reloads: list[Installation]) -> None:
+    configured(pki, "pki/crl.pem", root="pki/ca.crt")
+    pki.ok("revoke", "alice")
+    result = pki.run("revoke", "server")
+    assert result.exit_code == 1
+    assert "[upstream:main] has no crl: nothing is revoked there until it has crl = " in result.stderr
+    configured(pki, crl="pki/crl.pem")
+    assert pki.ok("revoke", "server").endswith("\nThe certificates are refused from now on.\n")
+    assert len(reloads) == 3
 
 
 def test_a_gateway_that_reads_this_one(pki: PKI, reloads: list[Installation]) -> None:
     (pki.here / "linked.pem").symlink_to(pki.folder / "crl.pem")
     for client_crl in ("pki/crl.pem", "linked.pem"):
         configured(pki, client_crl)
-        assert pki.run("revoke", "alice").stderr == "The running gateway was reloaded.\n"
+        result = pki.run("revoke", "alice")
+        assert result.stderr == "The running gateway was reloaded.\n"
+        assert result.stdout.endswith("\nThe certificate is refused from now on.\n")
         assert pki.run("crl").stderr == "The running gateway was reloaded.\n"
-        pki.ok("revoke", "server")
+        # Who goes to that server has to know of it, too.
+        assert "from now on" not in pki.ok("revoke", "server")
     assert len(reloads) == 6
 
 
 def test_a_list_that_is_read_for_servers_alone(pki: PKI, reloads: list[Installation]) -> None:
     pki.write("things.crl", (pki.folder / "crl.pem").read_bytes())
     configured(pki, "things.crl", "pki/crl.pem")
-    assert "no client_crl of" in pki.run("revoke", "alice").stderr
+    assert "[postgres:main] client_crl is " in pki.run("revoke", "alice").stderr
     assert not reloads
-    assert pki.run("crl").stderr == pki.run("revoke", "server").stderr == "The running gateway was reloaded.\n"
+    assert pki.run("revoke", "server").stderr == "The running gateway was reloaded.\n"
+    warning, told = pki.run("crl").stderr.splitlines()
+    assert warning.startswith("Warning: ")
+    assert told == "The running gateway was reloaded."
 
 
 def test_a_configuration_that_cannot_be_used_is_told_by_the_reload(pki: PKI) -> None:
@@ -174,6 +245,30 @@ def test_a_configuration_that_cannot_be_used_is_told_by_the_reload(pki: PKI) -> 
     assert (result.exit_code, len(serials(pki))) == (1, 1)
 
 
+def test_where_nobody_answers_nobody_knows(pki: PKI) -> None:
+    """It may have been started before the socket was written, and go on."""
+    configured(pki, "pki/crl.pem")
+    with (pki.here / "gw.ini").open("a") as file:
+        file.write("[control]\nsocket = c.sock\n")
+    for arguments in (("revoke", "alice"), ("crl",)):
+        result = pki.run(*arguments)
+        assert (result.exit_code, bool(result.stdout)) == (1, True)
+        assert "from now on" not in result.stdout
+        assert "c.sock: nobody answers there; is the gateway running" in result.stderr
+        assert "If it was started before [control] socket was written, restart it. If none runs, " in result.stderr
+    # What is renewed lets nobody in who should not get in.
+    assert pki.run("renew", "server").exit_code == 0
+
+
+def test_without_a_socket_it_is_left_to_the_person(pki: PKI) -> None:
+    """Nor does a gateway run with a registry alone, as whoever writes it has it."""
+    configured(pki, "pki/crl.pem")
+    for told in ("[control] socket is not given", "has no listener, only a [registry]"):
+        result = pki.run("revoke", "alice")
+        assert (result.exit_code, told in result.stderr, "from now on" in result.stdout) == (0, True, False)
+        pki.write("gw.ini", "[registry]\ndatabase = things.sqlite\n")
+
+
 @pytest.mark.parametrize(
     "arguments", [("revoke", "alice"), ("crl",), ("renew", "alice"), ("renew", "alice", "--new-key"), ("renew", "ca")]
 )
@@ -181,7 +276,8 @@ def test_a_configuration_that_cannot_be_used_is_told_by_the_reload(pki: PKI) -> 
 def test_whether_it_is_in_force(
     pki: PKI, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], reloaded: bool | None, status: int
 ) -> None:
-    monkeypatch.setattr(pki_records, "take_up", lambda _: TakenUp(reloaded, "Such words."))
+    for module in (pki_records, pki_in_force):
+        monkeypatch.setattr(module, "take_up", lambda _: TakenUp(reloaded, "Such words."))
     before = pki.files()
     result = pki.run(*arguments)
     assert (result.exit_code, bool(result.stdout)) == (status, True)
@@ -291,3 +387,17 @@ def test_what_cannot_be_renewed(pki: PKI, reloads: list[Installation], name: str
     pki.ok("revoke", "alice")
     assert "its certificate is revoked" in pki.refused("renew", "alice")
     assert len(reloads) == 1
+
+
+@pytest.mark.parametrize("command", [("revoke", "alice"), ("crl",), ("renew", "alice"), ("renew", "ca")])
+def test_a_configuration_that_is_not_there_is_told_before_anything_is_changed(
+    pki: PKI, reloads: list[Installation], command: tuple[str, ...]
+) -> None:
+    """The gateway would never hear of it."""
+    before = {path: path.read_bytes() for path in pki.folder.iterdir()}
+    for arguments, environ in ((["-c", "typo.ini"], {}), ([], {"SECUREGW_CONFIG": "typo.ini"})):
+        result = CliRunner(env=environ).invoke(securegw, [*arguments, "pki", *command], prog_name=NAME)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "Error: typo.ini: there is no such file" in result.stderr
+    assert {path: path.read_bytes() for path in pki.folder.iterdir()} == before
+    assert reloads == []

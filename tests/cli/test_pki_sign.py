@@ -14,6 +14,7 @@ from tests.authority.test_requests import ADDRESS, DB, names, request
 from tests.cli.pki_console import PKI
 from tests.pki import new_key
 
+NAMED = ("--dns", "a.example")
 ID = "8c1f8e0f-6c9d-4c1f-9a3b-5d7e9f012345"
 
 
@@ -111,39 +112,39 @@ def test_what_it_asks_for_is_no_text_for_a_terminal(pki: PKI) -> None:
 
 
 @pytest.mark.parametrize(
-    "csr",
+    ("csr", "why"),
     [
-        b"",
-        b"\x00\xff",
-        b"x" * 100_000,
-        request()[:-70],
-        request(key=rsa.generate_private_key(65537, 1024)),  # noqa: S505 - it is to be refused
-        request() + request()[:20],
+        (b"", "-: is not a certificate signing request alone, as PEM"),
+        (b"\x00\xff", "-: is not a certificate signing request alone, as PEM"),
+        (b"x" * 100_000, "-: is larger than"),
+        (request()[:-70], "-: is not a readable PEM certificate signing request"),
+        (request(key=rsa.generate_private_key(65537, 1024)), "RSA"),  # noqa: S505 - it is to be refused
+        (request() + request()[:20], "-: is not a certificate signing request alone, as PEM"),
     ],
 )
-def test_what_is_not_signed(pki: PKI, csr: bytes) -> None:
-    pki.refused("sign", "-", "--as", "client", "--name", "a", stdin=csr)
+def test_what_is_not_signed(pki: PKI, csr: bytes, why: str) -> None:
+    assert why in pki.refused("sign", "-", "--as", "client", "--name", "a", stdin=csr)
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "words", "why"),
     [
-        ("server", ("--email", "a@b.example")),
-        ("server", ("--uri", "a:b")),
-        ("server", ("--cn", "a")),
-        ("server", ("--id", ID)),
-        ("server", ("--key-file", "-")),
-        ("server", ()),
-        ("thing", ("--cn", "a", "--id", ID)),
-        ("thing", ("--ip", "192.0.2.1", "--id", ID)),
-        ("thing", ()),
-        ("client", ("--ip", "192.0.2.1")),
-        ("client", ("--id", ID)),
+        ("server", (*NAMED, "--email", "a@b.example"), "--email is not for a server"),
+        ("server", (*NAMED, "--uri", "a:b"), "--uri is not for a server"),
+        ("server", (*NAMED, "--cn", "a"), "--cn is not for a server"),
+        ("server", (*NAMED, "--id", ID), "--id is not for a server"),
+        ("server", (*NAMED, "--key-file", "-"), "--key-file is not for a server"),
+        ("server", (), "a server has at least one name"),
+        ("thing", ("--cn", "a", "--id", ID), "--cn is not for a thing"),
+        ("thing", ("--ip", "192.0.2.1", "--id", ID), "--ip is not for a thing"),
+        ("thing", (), "give --key-file or --id"),
+        ("client", ("--ip", "192.0.2.1"), "--ip is not for a client"),
+        ("client", ("--id", ID), "--id is not for a client"),
     ],
 )
-def test_words_that_do_not_go_with_what_it_is_for(pki: PKI, kind: str, words: tuple[str, ...]) -> None:
-    pki.write("a.csr", request())
-    pki.refused("sign", str(pki.here / "a.csr"), "--as", kind, "--name", "a", *words, status=2)
+def test_words_that_do_not_go_with_what_it_is_for(pki: PKI, kind: str, words: tuple[str, ...], why: str) -> None:
+    csr, secret = str(pki.here / pki.write("a.csr", request())), "the-secret-key-of-a-boiler"
+    assert why in pki.refused("sign", csr, "--as", kind, "--name", "a", *words, status=2, stdin=secret)
 
 
 def test_a_file_that_is_not_there(pki: PKI) -> None:

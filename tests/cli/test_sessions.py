@@ -82,7 +82,7 @@ def installation(folder: Path) -> Installation:
 def gateway(folder: Path) -> Iterator[Callable[..., list[control.Request]]]:
     """Call it with what is answered, a sequence to each request; what was asked is in what it returns."""
     one = Answering(folder / "c.sock")
-    thread = threading.Thread(target=one.serve)
+    thread = threading.Thread(target=one.serve, daemon=True)
 
     def start(*answers: control.Answer | bytes | Sequence[control.Answer]) -> list[control.Request]:
         one.answers += [written(answer) for answer in answers]
@@ -213,7 +213,15 @@ def test_a_kill_that_finds_none(gateway: Gateway, run: Run):
     ],
 )
 def test_a_kill_that_says_too_much_or_too_little(run: Run, arguments: tuple[str, ...]):
-    assert run("kill", *arguments).exit_code == 2
+    if arguments == ("alice",):
+        words = "unexpected extra argument (alice)"
+    elif "--serial" in arguments and "--id" not in arguments:
+        words = "Invalid value for --serial: "
+    elif arguments in (("--id", "-1"), ("--id", "x")):
+        words = "Invalid value for '--id': "
+    else:
+        words = "say exactly one of --identity, --jti, --serial and --id"
+    assert refused(run("kill", *arguments), words, status=2)
 
 
 @pytest.mark.usefixtures("on_a_terminal")
@@ -253,6 +261,51 @@ def test_a_reload(gateway: Gateway, run: Run):
     result = run("reload")
     assert refused(result, "the reload failed:\n[tls] key: is missing\n")
     assert "\x1b" not in result.stderr
+
+
+def test_a_reload_whose_new_keys_are_not_there(gateway: Gateway, run: Run):
+    gateway(Done(("[jwt:main] jwks: it is down\x1b[2J",)))
+    result = run("reload")
+    assert refused(result, "Reloaded, but:\n[jwt:main] jwks: it is down")
+    assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "told"),
+    [
+        (Done(), 0, {"reloaded": True, "problems": []}),
+        (Done(("[jwt:main] jwks: away",)), 1, {"reloaded": True, "problems": ["[jwt:main] jwks: away"]}),
+        (
+            Refused("the reload failed", ("[tls] key: is missing",)),
+            1,
+            {"reloaded": False, "error": "the reload failed", "problems": ["[tls] key: is missing"]},
+        ),
+    ],
+)
+def test_a_reload_for_programs(gateway: Gateway, run: Run, answer: control.Answer, status: int, told: object):
+    gateway(answer)
+    result = run("reload", "--json")
+    assert (result.exit_code, result.stderr) == (status, "")
+    assert json.loads(result.stdout) == told
+
+
+def test_to_interrupt_a_drain_stops_only_the_waiting(run: Run, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> Iterator[control.Answer]:
+        yield Left(2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "follow", interrupted)
+    result = run("drain")
+    assert refused(result, "Only the waiting was stopped: the gateway goes on ending.")
+    assert "Aborted" not in result.stderr
+
+
+def test_to_interrupt_a_drain_before_it_has_begun(run: Run, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> Iterator[control.Answer]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "follow", interrupted)
+    assert refused(run("drain"), "Aborted!")
 
 
 def test_a_drain(gateway: Gateway, run: Run):
@@ -400,16 +453,21 @@ def test_a_request_that_is_taken_in_pieces():
 
 def test_to_enter(gateway: Gateway, folder: Path):
     asked = gateway(Done())
-    with enter(folder / "c.sock", "postgres:main", "203.0.113.9") as connection:
-        assert connection.recv(1) == b""  # this gateway has closed its end
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            enter(folder / "c.sock", "postgres:main", "203.0.113.9", theirs)
+            assert theirs.fileno() >= 0
+        assert ours.recv(1) == b""  # this gateway has closed its end
     assert asked == [control.Enter("postgres:main", "203.0.113.9")]
 
 
 @pytest.mark.parametrize(("answer", "words"), [(Refused("no listener"), "no listener"), (Left(1), "another version")])
-def test_what_cannot_enter_is_closed(gateway: Gateway, folder: Path, answer: control.Answer, words: str):
+def test_what_cannot_enter_is_told(gateway: Gateway, folder: Path, answer: control.Answer, words: str):
     gateway(answer)
-    with pytest.raises(Failure, match=words):
-        enter(folder / "c.sock", "postgres:none", "203.0.113.9")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(Failure, match=words):
+        enter(folder / "c.sock", "postgres:none", "203.0.113.9", theirs)
 
 
 def test_a_follower_may_stop(gateway: Gateway, folder: Path):
@@ -445,7 +503,7 @@ def test_where_nobody_can_be_asked_the_person_is_told_what_to_do(installation: I
 
 def test_whoever_runs_and_is_not_reached_goes_on_as_before(installation: Installation, folder: Path):
     (folder / "gw.ini").write_text("[contrl]\n")
-    told(installation, False, "contrl")
+    told(installation, False, f"{folder / 'gw.ini'}: the configuration cannot be used:\n[contrl] ")
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400\r\n\r\n", Left(1), Refused("8 others are asking already")])
@@ -475,13 +533,18 @@ def test_without_a_configuration_there_is_nothing_to_reload(tmp_path: Path):
     assert take_up(Installation(None, {}, tmp_path)) == TakenUp(None)
 
 
+def test_one_that_was_named_and_is_not_there_is_not_none(tmp_path: Path):
+    told(Installation("typo.ini", {}, tmp_path), False, "typo.ini: there is no such file (-c)")
+    told(Installation(None, {"SECUREGW_CONFIG": "typo.ini"}, tmp_path), False, "there is no such file ($SECUREGW_CON")
+
+
 # --- who answers ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("who", ["root", "me", "the folder's owner"])
 def test_who_is_believed(gateway: Gateway, installation: Installation, monkeypatch: pytest.MonkeyPatch, who: str):
     mine = os.geteuid()
-    monkeypatch.setattr(running, "_uid_of", lambda _: {"root": 0, "me": 4711}.get(who, mine))
+    monkeypatch.setattr(running, "peer_uid", lambda _: {"root": 0, "me": 4711}.get(who, mine))
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     gateway(Done())
     assert take_up(installation).reloaded is True
@@ -492,20 +555,12 @@ def test_a_stranger_is_told_nothing(
 ):
     """In a folder such as /tmp, somebody else has made the socket first, and says yes to everything."""
     gateway(Killed(3))
-    monkeypatch.setattr(running, "_uid_of", lambda _: 4711)
+    monkeypatch.setattr(running, "peer_uid", lambda _: 4711)
     words = f"c.sock: is answered by user 4711, who is neither root, nor you, nor the owner of {folder}"
     assert refused(run("kill", "--jti", "stolen", "--yes"), words)
     assert take_up(installation).reloaded is False
     monkeypatch.undo()
     assert run("kill", "--jti", "stolen", "--yes").stdout == "3 sessions killed.\n"
-
-
-def test_whose_socket_it_is(folder: Path):
-    with socket.socket(socket.AF_UNIX) as mine, socket.socket(socket.AF_UNIX) as client:
-        mine.bind(str(folder / "c.sock"))
-        mine.listen()
-        client.connect(str(folder / "c.sock"))
-        assert running._uid_of(client) == os.geteuid()
 
 
 # --- which socket ---------------------------------------------------------------------------------------------------

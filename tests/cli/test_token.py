@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from gateway.cli import token
+from gateway.token_issuing import KINDS
 from gateway.tokens import load_public_key
 from tests.cli.console import Console
 
@@ -34,6 +37,13 @@ def test_a_key_is_made(console: Console) -> None:
 def test_each_kind(console: Console, alg: str, algorithm: str) -> None:
     console.ok("token", "keygen", "--out", f"of-{alg}", "--alg", alg)
     assert algorithm in load_public_key(Path(f"of-{alg}.pub").read_bytes()).algorithms
+
+
+def test_all_kinds_are_offered() -> None:
+    """By the copy that `token` keeps."""
+    (alg,) = (one for one in token.keygen.params if one.name == "alg")
+    assert isinstance(alg.type, click.Choice)
+    assert tuple(alg.type.choices) == tuple(KINDS)
 
 
 def test_what_is_there_is_not_overwritten(console: Console) -> None:

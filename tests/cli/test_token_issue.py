@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -60,12 +62,16 @@ def test_how_long(console: Console, ttl: str, seconds: int) -> None:
     assert found["exp"] - found["iat"] == seconds
 
 
-@pytest.mark.parametrize(
-    "ttl", ["0s", "1", "h", "1.5h", "-1h", "1w", "1h30m", " 1h", "01h", "367d", "9999999999s", "\u0663h"]
-)
-def test_times_that_are_refused(console: Console, ttl: str) -> None:
+@pytest.mark.parametrize("ttl", ["0s", "1", "h", "1.5h", "-1h", "1w", "1h30m", " 1h", "01h", "9999999999s", "\u0663h"])
+def test_what_is_no_time(console: Console, ttl: str) -> None:
     text = console.refused("token", "issue", "--key", "issuer.key", "--sub", "a", "--ttl", ttl, status=2)
-    assert "'--ttl'" in text
+    assert f"'--ttl': {ttl!r} is not a time such as 30s, 15m, 8h or 7d" in text
+
+
+@pytest.mark.parametrize("ttl", ["367d", "8785h", "999999999s", "999999999d"])
+def test_times_that_are_too_long(console: Console, ttl: str) -> None:
+    text = console.refused("token", "issue", "--key", "issuer.key", "--sub", "a", "--ttl", ttl, status=2)
+    assert f"'--ttl': {ttl} is more than a year (366d)" in text
 
 
 def test_everything_that_can_be_said(console: Console) -> None:
@@ -140,6 +146,16 @@ def test_a_token_that_the_gateway_would_refuse_is_told(console: Console) -> None
     assert "Warning" not in ignored(console)
 
 
+@pytest.mark.parametrize("way", ["-c", "SECUREGW_CONFIG"])
+def test_one_that_was_named_has_to_be_there(console: Console, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """Else it would be a token without the issuer that the gateway wants."""
+    named = ("-c", "typo.ini") if way == "-c" else ()
+    if not named:
+        monkeypatch.setenv(way, "typo.ini")
+    refused = console.refused(*named, "token", "issue", "--key", "issuer.key", "--sub", "alice", "--ttl", "1h")
+    assert refused.startswith("Error: typo.ini: there is no such file")
+
+
 def test_a_configuration_that_is_meant_has_to_be_there(console: Console) -> None:
     given = ("token", "issue", "--key", "issuer.key", "--sub", "alice", "--ttl", "1h", "--jwt", "other")
     assert "no configuration" in console.refused(*given)
@@ -183,7 +199,7 @@ def test_an_encrypted_key(console: Console) -> None:
     Path("issuer.key").write_bytes(private_pem(KEY, b"hunter2"))
     Path("word").write_text("hunter2\n")
     given = ("token", "issue", "--key", "issuer.key", "--sub", "alice", "--ttl", "1h")
-    assert console.refused(*given) == "Error: issuer.key: is encrypted: a passphrase is needed\n"
+    assert console.refused(*given) == "Error: issuer.key: is encrypted: a passphrase is needed: --passphrase-file\n"
     Path("other").write_text("hunter3\n")
     refused = console.refused(*given, "--passphrase-file", "other")
     assert "the passphrase is another" in refused
@@ -195,7 +211,7 @@ def test_an_encrypted_key(console: Console) -> None:
 def test_a_key_on_standard_input(console: Console) -> None:
     given = ("token", "issue", "--key", "-", "--sub", "alice", "--ttl", "1h")
     assert console.ok(*given, stdin=private_pem(KEY, None))
-    assert "cannot be both" in console.refused(*given, "--passphrase-file", "-", status=2)
+    assert "standard input cannot be two files at once" in console.refused(*given, "--passphrase-file", "-", status=2)
 
 
 def test_files_that_are_no_key_or_certificate(console: Console) -> None:
@@ -211,6 +227,26 @@ def test_a_key_that_others_can_read_is_told(console: Console) -> None:
     assert "Warning" not in ignored(console)
     Path("issuer.key").chmod(0o644)
     assert "issuer.key can be read by others" in ignored(console)
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o644, True)])
+def test_a_passphrase_that_others_can_read_is_told(console: Console, mode: int, warned: bool) -> None:
+    Path("word").write_text("hunter2\n")
+    Path("word").chmod(mode)
+    Path("issuer.key").write_bytes(private_pem(KEY, b"hunter2"))
+    told = ignored(console, "--passphrase-file", "word")
+    assert ("Warning: word can be read by others" in told, "hunter2" in told) == (warned, False)
+
+
+def test_a_full_disk_leaves_no_file(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    before = sorted(Path().iterdir())
+    given = ("token", "issue", "--key", "issuer.key", "--sub", "alice", "--ttl", "1h", "--out", "alice.token")
+    assert console.refused(*given) == "Error: alice.token: No space left on device; nothing was changed\n"
+    assert sorted(Path().iterdir()) == before
 
 
 # --- the property -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import threading
 import time
@@ -115,6 +116,26 @@ def test_bad_tokens(console: Console) -> None:
     assert console.ok("token", "verify", name)
     Path("revoked.txt").write_text(claims(Path(name).read_text().strip())["jti"])
     assert console.refused("token", "verify", name) == "Error: refused: the token is revoked\n"
+    result = console.run("token", "verify", name, "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (1, {"verified": False, "reason": "the token is revoked"})
+    assert result.stderr == "Error: refused: the token is revoked\n"
+
+
+def test_what_is_no_refusal_is_no_answer(console: Console) -> None:
+    """Nobody knows whether it would be believed."""
+    configure()
+    assert "nowhere" in console.refused("token", "verify", "nowhere", "--json")
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_the_file_is_named_in_one_of_two_ways(console: Console, command: str) -> None:
+    configure()
+    name = saved(console)
+    shown = console.ok("token", command, name)
+    assert console.ok("token", command, "--token-file", name) == shown
+    assert console.ok("token", command, "--token-file", "-", stdin=Path(name).read_text()) == shown
+    for both in ((), (name, "--token-file", name)):
+        assert "either FILE or --token-file FILE" in console.refused("token", command, *both, status=2)
 
 
 def test_a_bound_token_needs_its_certificate(console: Console) -> None:
@@ -127,6 +148,8 @@ def test_a_bound_token_needs_its_certificate(console: Console) -> None:
     assert console.ok("token", "verify", name, "--cert", "alice.crt")
     assert "bound to another" in console.refused("token", "verify", name, "--cert", "bob.crt")
     assert "none was presented" in console.refused("token", "verify", name)
+    told = json.loads(console.run("token", "verify", name, "--json").stdout)
+    assert (told["verified"], "none was presented" in told["reason"]) == (False, True)
 
 
 def test_the_section_that_is_meant(console: Console) -> None:

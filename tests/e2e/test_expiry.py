@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_upstream import Caller, FakeUpstream
-from tests.gateways import RunningGateway, Sections, behind
+from tests.gateways import PATIENCE, RunningGateway, Sections, behind
 from tests.raw_client import RawClient, error_fields, message, query
 from tests.servers import PostgresServer, free_port
 
@@ -100,10 +100,18 @@ def test_session_in_the_middle_of_a_large_result(gateway: RunningGateway, size: 
         check_expired(gateway, client)
 
 
-def test_short_rows(gateway: RunningGateway) -> None:
+def test_short_rows(server: PostgresServer, tmp_path: Path) -> None:
     """Of a result of very many the boundaries are not followed: the farewell comes after it, when it ends in time."""
     rows = 300_000
-    with RawClient.connected(gateway.port, gateway.root_certificate) as client:
+    sections: Sections = {
+        # However busy the machine is.
+        "gateway": {"shutdown_grace": PATIENCE},
+        "upstream:main": behind(server, password=PASSWORD),
+    }
+    with (
+        RunningGateway.running(tmp_path, sections) as gateway,
+        RawClient.connected(gateway.port, gateway.root_certificate) as client,
+    ):
         client.log_in("alice", gateway.token("alice", 1))
         client.send(query(f"SELECT n FROM generate_series(1, {rows}) n, pg_sleep(0.7)"))
         kinds = [kind for kind, _ in client.messages()]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -147,6 +149,33 @@ def test_a_reload_asks_at_once(server: PostgresServer, tmp_path: Path, stack: Ex
     site.gateway.reload()
     wait_until(lambda: not site.refused(second), "the new key is known")
     assert site.issuer.asked >= 2
+
+
+def test_a_reload_tells_that_the_keys_at_a_new_url_are_not_there(
+    server: PostgresServer, tmp_path: Path, stack: ExitStack
+) -> None:
+    site = Site(tmp_path, stack, server)
+    site.gateway.sections["control"] = {"socket": "control.sock"}
+    site.start()
+    first = site.issuer.token("first")
+    assert not site.refused(first)
+
+    def reload() -> subprocess.CompletedProcess[str]:
+        site.gateway.write_ini()
+        ini = str(site.gateway.folder / "gw.ini")
+        command = [sys.executable, "-m", "gateway.cli", "-c", ini, "sessions", "reload"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    # Nobody vouches for the issuer any more.
+    site.gateway.sections["jwt:main"]["jwks_root_certificate"] = site.gateway.root_certificate
+    done = reload()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: Reloaded, but:\n[jwt:main] jwks: TLS: certificate verify failed; until")
+    assert site.refused(first)
+    site.gateway.sections["jwt:main"]["jwks_root_certificate"] = site.issuer.root
+    done = reload()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Reloaded.\n", "")
+    assert not site.refused(first)
 
 
 def test_a_token_of_a_new_key_is_a_reason_to_ask(server: PostgresServer, tmp_path: Path, stack: ExitStack) -> None:

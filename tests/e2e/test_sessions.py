@@ -343,7 +343,10 @@ def test_rules_are_about_the_address_that_was_entered_from(site: Site, tmp_path:
 
 
 def test_a_socket_of_its_own(site: Site) -> None:
-    with enter(site.socket, "health", "127.0.0.1") as connection:
+    connection, theirs = socket.socketpair()
+    with theirs:
+        enter(site.socket, "health", "127.0.0.1", theirs)
+    with connection:
         connection.settimeout(10)
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 ")

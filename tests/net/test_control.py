@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from gateway import control
 from gateway.control import Enter, Kill, NotDone, Refused, Session, write_request
-from gateway.net.control import MAX_CONVERSATIONS, PROGRESS_SECONDS, SECONDS, Control, peer_uid
+from gateway.net.control import MAX_CONVERSATIONS, PROGRESS_SECONDS, SECONDS, Control
 from gateway.net.poller import Poller
+from gateway.peers import peer_uid
 from tests.reactor import ManualReactor
 from tests.wires import no_new_descriptors
 
@@ -41,7 +45,7 @@ class Told:
     def __init__(self) -> None:
         self.asked: list[object] = []
         self.live = 3
-        self.reasons: tuple[str, ...] = ()
+        self.reloading: Deferred[control.Done | Refused] = Deferred()
         self.refuses = ""
         self.broken = False
 
@@ -56,9 +60,9 @@ class Told:
     def counters(self) -> Mapping[str, int]:
         return {"connections": self.live}
 
-    def reload(self, uid: int) -> Sequence[str]:
+    def reload(self, uid: int) -> Deferred[control.Done | Refused]:
         self.asked.append(("reload", uid))
-        return self.reasons
+        return self.reloading
 
     def drain(self, uid: int) -> None:
         self.asked.append(("drain", uid))
@@ -174,10 +178,45 @@ def test_counters(site: Site):
 
 
 def test_a_reload(site: Site):
-    assert site.ask(control.Reload()) == control.Done()
-    site.gateway.reasons = ("[tls] key: is missing", "[audit] file: is a folder")
-    answer = site.ask(control.Reload())
-    assert answer == Refused("the reload failed, and everything stays as it was", site.gateway.reasons)
+    refused = Refused("the reload failed", ("[tls] key: is missing", "[audit] file: is a folder"))
+    for answer in (control.Done(), control.Done(("[jwt:main] jwks: it is down",)), refused):
+        site.gateway.reloading = Deferred()
+        site.gateway.reloading.callback(answer)
+        assert site.ask(control.Reload()) == answer
+
+
+def test_a_reload_whose_outcome_takes_a_while(site: Site):
+    client = site.connect()
+    site.say(client, write_request(control.Reload()))
+    site.reactor.advance(SECONDS - 1)
+    client.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        client.recv(1)
+    site.gateway.reloading.callback(control.Done())
+    site.reactor.settle()
+    assert read(client) == [control.Done()]
+    assert site.gateway.asked == [("reload", UID)]
+    assert not site.reactor.getDelayedCalls()
+
+
+@pytest.mark.parametrize("end", ["close", "more", "late", "stop"])
+def test_nobody_is_there_any_more_when_it_is_known(site: Site, end: str):
+    client = site.connect()
+    site.say(client, write_request(control.Reload()))
+    if end == "close":
+        client.close()
+    elif end == "more":
+        client.sendall(b"x")
+    elif end == "late":
+        site.reactor.advance(SECONDS)
+    else:
+        site.control.stop()
+    site.reactor.settle()
+    site.gateway.reloading.callback(control.Done())
+    site.reactor.settle()
+    assert not site.reactor.getDelayedCalls()
+    if end != "close":
+        assert read(client) == []
 
 
 def test_a_request_in_pieces_of_a_byte(site: Site):
@@ -499,13 +538,23 @@ def test_whoever_drains_may_go_away(site: Site):
 
 
 def test_whoever_drains_and_does_not_read_holds_nobody_up(site: Site):
+    """Nor is what he does not take kept for him: when he reads again, he soon hears how many are left now."""
     client = site.connect()
     site.say(client, write_request(control.Drain()))
-    (one,) = site.control._conversations
-    for _ in range(20_000):
-        one._tell_left()
-    assert len(one._pending) < 100
-    site.reactor.settle()
+    for site.gateway.live in range(5_000, 0, -1):
+        site.reactor.advance(PROGRESS_SECONDS)
+    client.setblocking(False)
+    told = 0
+    with suppress(BlockingIOError):
+        while found := lines(client):
+            told += len(found)
+            site.reactor.settle()
+    assert told < 2_000
+    site.gateway.live = 0
+    site.reactor.advance(PROGRESS_SECONDS)
+    assert lines(client) == [control.Left(0)]
+    client.close()
+    site.reactor.advance(PROGRESS_SECONDS)
 
 
 # --- the socket itself ----------------------------------------------------------------------------------------------
@@ -559,15 +608,31 @@ def test_a_socket_of_another_gateway_is_not_removed(reactor: ManualReactor, path
     assert not path.exists()
 
 
+@pytest.mark.parametrize(("of", "name"), [(os, "unlink"), (Path, "lstat")], ids=["write", "search"])
 def test_one_that_cannot_be_removed_stops_nobody_from_ending(
-    reactor: ManualReactor, path: Path, monkeypatch: pytest.MonkeyPatch
+    reactor: ManualReactor, path: Path, monkeypatch: pytest.MonkeyPatch, of: object, name: str
 ):
+    """As root it was made, in a folder of root's alone, and as another user it ends."""
     one = Control(reactor, path)
     one.bind()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", _denied)
+    with monkeypatch.context() as patch, said() as log:
+        patch.setattr(of, name, _denied)
         one.stop()
     assert path.is_socket()
+    assert log == [f"control: {path} is left: Permission denied"]
+
+
+@contextmanager
+def said() -> Iterator[list[str]]:
+    found: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        found.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield found
+    globalLogPublisher.removeObserver(observe)
 
 
 def _denied(*_: object) -> None:

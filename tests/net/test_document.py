@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor as installed_reactor
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
 
 from gateway.certs import ClientContext
 from gateway.errors import Problems
@@ -116,6 +118,23 @@ async def test_a_document(site: Site) -> None:
     assert request.startswith(b"GET /set?of=keys HTTP/1.1\r\n")
     assert b"\r\nAccept: application/jwk-set+json, application/json\r\n" in request
     assert b"\r\nUser-Agent: securegw\r\n" in request
+
+
+@in_reactor
+async def test_the_log_has_no_line_of_it(site: Site) -> None:
+    said: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        said.append(formatEvent(event))
+
+    url = site.serve(OK)
+    globalLogPublisher.addObserver(observe)
+    try:
+        await site.get(url)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert said == []
 
 
 @in_reactor

@@ -241,7 +241,7 @@ def test_a_set_that_was_never_there(said: list[str]) -> None:
     issuer.says("garbage")
     fetching.clock.advance(1)
     issuer.fails()
-    expected = "warn: [jwt:main] jwks: the set is not a JWK Set; until it is there, its tokens are refused"
+    expected = "warn: [jwt:main] jwks: the set is not a JWK Set; until it is fetched, its tokens are refused"
     assert said == [expected]
 
 
@@ -346,6 +346,55 @@ def test_keys_that_other_authorities_vouched_for_are_forgotten() -> None:
     fetching.clock.advance(REFRESH)
     assert fetching.known() == []
     assert not fetching.keys.healthy()
+
+
+def test_whoever_reloads_is_told_of_a_new_url_without_keys() -> None:
+    issuer, elsewhere, another = Issuer(), Issuer("https://other.example/jwks.json"), Issuer()
+    fetching = Fetching(main=issuer)
+    fetching.keys.start()
+    issuer.says("one")
+    fetching.keys.adopt({"main": elsewhere.source, "another": another.source})
+    told = fetching.keys.unfetched()
+    another.says("one")
+    assert not told.called
+    elsewhere.fails()
+    assert told.result == ["[jwt:main] jwks: it is down; until it is fetched, its tokens are refused"]
+
+
+def test_nor_is_a_slow_one_waited_for_longer_than_by_the_start() -> None:
+    issuer = Issuer()
+    fetching = Fetching()
+    fetching.keys.start()
+    fetching.keys.adopt({"main": issuer.source})
+    one = fetching.keys.unfetched()
+    fetching.clock.advance(FIRST_WAIT - 0.1)
+    other = fetching.keys.unfetched()
+    assert not one.called
+    fetching.clock.advance(0.1)
+    assert one.result == ["[jwt:main] jwks: there is no answer yet; until it is fetched, its tokens are refused"]
+    issuer.says("one")
+    assert other.result == []
+
+
+def test_a_url_that_was_in_force_before_is_no_news() -> None:
+    """Nor is one that has never answered: what else was reloaded is not at fault."""
+    issuer, again = Issuer(), Issuer()
+    fetching = Fetching(main=issuer)
+    fetching.keys.start()
+    issuer.fails()
+    fetching.keys.adopt({"main": again.source})
+    assert fetching.keys.unfetched().result == []
+    assert Fetching().keys.unfetched().result == []
+
+
+def test_whoever_reloads_does_not_wait_for_an_end() -> None:
+    fetching = Fetching()
+    fetching.keys.start()
+    fetching.keys.adopt({"main": Issuer().source})
+    told = fetching.keys.unfetched()
+    fetching.keys.stop()
+    assert told.called
+    assert not fetching.clock.getDelayedCalls()
 
 
 @pytest.mark.parametrize("before", [lambda one: None, lambda one: one.says("one"), lambda one: one.fails()])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
+from twisted.internet.defer import Deferred, succeed
 
 from gateway import control
-from gateway.control import Enter, Kill, NotDone
+from gateway.control import Done, Enter, Kill, NotDone, Refused
 from gateway.net.connections import Connections
 from gateway.net.door import Door
 from gateway.net.live import Live
@@ -77,9 +78,14 @@ OTHERS = (live(3, subject="Alice", serial="a10"), live(4), live(5, subject="alic
 DOOR = NamedDoor()
 
 
-def operations(held: Held, reasons: tuple[str, ...] = (), end: Ended | None = None) -> Operations:
+def operations(
+    held: Held,
+    refused: Refused | None = None,
+    end: Ended | None = None,
+    unfetched: Callable[[], Deferred[Sequence[str]]] = lambda: succeed([]),
+) -> Operations:
     doors = {"mqtt:main": cast(Door, DOOR)}
-    return Operations(cast(Connections, held), lambda: doors, lambda: reasons, end or Ended())
+    return Operations(cast(Connections, held), lambda: doors, lambda: refused, unfetched, end or Ended())
 
 
 @pytest.mark.parametrize(
@@ -161,9 +167,20 @@ def test_who_cannot_enter_is_closed(listener: str, address: str):
 
 def test_reloads_are_recorded():
     held = Held()
-    assert operations(held).reload(4711) == ()
-    assert operations(held, ("[tls] key: is missing",)).reload(0) == ("[tls] key: is missing",)
+    refused = Refused("the reload failed", ("[tls] key: is missing",))
+    assert operations(held).reload(4711).result == Done()
+    assert operations(held, refused, unfetched=lambda: pytest.fail("nothing is new")).reload(0).result == refused
     assert held.written == [{"event": "reload", "uid": 4711}, {"event": "reload", "uid": 0, "reason": "failed"}]
+
+
+def test_a_reload_whose_keys_are_not_there_is_done_but():
+    held: Held = Held()
+    unfetched: Deferred[Sequence[str]] = Deferred()
+    answer = operations(held, unfetched=lambda: unfetched).reload(0)
+    assert held.written == [{"event": "reload", "uid": 0}]
+    assert not answer.called
+    unfetched.callback(["[jwt:main] jwks: it is down"])
+    assert answer.result == Done(("[jwt:main] jwks: it is down",))
 
 
 def test_a_drain_begins_once():

@@ -109,6 +109,12 @@ def test_a_reload_that_failed_is_told_and_changes_nothing_else(ready: bool, stat
     assert (answer.status, answer.said["reload"]) == (status, "failed")
 
 
+@pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
+def test_records_that_are_lost_are_told_and_keep_nobody_out(ready: bool, status: int) -> None:
+    answer = Conversation(Health(ready, False, 3, audit_failing=True)).ask(request(READY))
+    assert (answer.status, answer.said["audit"]) == (status, "failed")
+
+
 @pytest.mark.parametrize(("known", "told"), [(True, "ok"), (False, "away")])
 def test_where_there_is_a_registry_it_is_told_how_it_is(known: bool, told: str) -> None:
     """What is known of things counts for a while, so who comes in is not turned away."""
