@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +24,7 @@ from gateway.cli.share_check import check
 from gateway.cli.share_revoke import revoke
 
 if TYPE_CHECKING:
-    from gateway.share.catalog import Finding
+    from gateway.share.catalog import Excess
     from gateway.share.provision import Made
     from gateway.share.share import Query, Record, Share, Table
 
@@ -121,7 +122,7 @@ def _share(
 
 def _source(table_name: str | None, columns: str | None, query: str | None, query_file: str | None) -> Table | Query:
     """Raises ValueError."""
-    from gateway.share.names import parse_names
+    from gateway.share.names import parse_list
     from gateway.share.share import Query, Table
 
     if sum(one is not None for one in (table_name, query, query_file)) != 1:
@@ -130,10 +131,10 @@ def _source(table_name: str | None, columns: str | None, query: str | None, quer
         if columns is not None:
             raise click.UsageError("--columns goes with --table: a query says its columns itself")
         return Query.of(query if query is not None else _read_query(query_file or ""))
-    parts = parse_names(table_name, ".")
+    parts = parse_list(table_name, ".")
     if len(parts) != 2:
         raise ValueError(f"--table is SCHEMA.TABLE, not {table_name}")
-    return Table(*parts, parse_names(columns, ",") if columns is not None else ())
+    return Table(*parts, parse_list(columns, ",") if columns is not None else ())
 
 
 def _read_query(path: str) -> str:
@@ -214,14 +215,14 @@ def _tell(target: Target, made: Made, as_json: bool) -> None:
     if as_json:
         changed = made.password is not None or bool(made.closed)
         found = {"name": share.name, "changed": changed, **target.lines(share, made.address)}
-        findings = {"open": made.open, "closed": made.closed}
-        write([compact(found | {key: [*map(_finding_fields, every)] for key, every in findings.items()})])
+        excesses = {"open": made.open, "closed": made.closed}
+        write([compact(found | {key: [*map(_excess_fields, every)] for key, every in excesses.items()})])
     else:
         write(_shown(target, share, made.address))
     note(f"The share {share.name} {_done(made)}.")
-    note(f"Add these lines, and reload both; then securegw share check {share.name}.")
     user = f"as the user {share.subject}, with its token as the password"
     note(f"The partner reads {spelled(share.name, share.name)} in the database {share.database}, {user}.")
+    note(f"Add these lines, and reload both; then prove it: securegw share check {shlex.quote(share.name)}")
     _tell_beyond(made)
 
 
@@ -234,7 +235,7 @@ def _done(made: Made) -> str:
 def _tell_beyond(made: Made) -> None:
     """What the partner can do besides, and what it cannot any more."""
     for one in made.closed:
-        note(f"{one.what} is taken from PUBLIC now.")
+        note(f"{one.what} is taken from PUBLIC now, and stays so after share revoke; to give it back: {one.way_back};")
     if made.open:
         note("The partner can do more than read the view:")
     for one in made.open:
@@ -243,7 +244,7 @@ def _tell_beyond(made: Made) -> None:
         note("What PUBLIC has, other roles may need: grant it to them first. --close-public runs these lines.")
 
 
-def _finding_fields(one: Finding) -> dict[str, Any]:
+def _excess_fields(one: Excess) -> dict[str, Any]:
     return {"what": one.what, "got": one.got, "remedy": one.remedy.string if one.remedy else None}
 
 

@@ -99,9 +99,13 @@ class Target:
         try:
             return perform(arguments(self.upstream, self.login, self.role, database), work)
         except ShareError as error:
-            raise Failure(
-                f"{self.role} in the database {database} of [upstream:{self.upstream.name}]: {error}"
-            ) from error
+            hint = "; give --as ROLE and --password-file FILE" if self._asked_for_password(error) else ""
+            where = f"{self.role} in the database {database} of [upstream:{self.upstream.name}]"
+            raise Failure(f"{where}: {error}{hint}") from error
+
+    def _asked_for_password(self, error: Exception) -> bool:
+        """By a server that we had none for, as libpq tells it."""
+        return self.login.password is None and "no password supplied" in str(error)
 
     def record(self, name: str, database: str) -> Record | None:
         """The share of that name, whichever database it is in. database: where to ask."""

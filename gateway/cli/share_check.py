@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,7 +16,7 @@ from gateway.cli import files
 from gateway.cli.errors import Failure
 from gateway.cli.options import as_json
 from gateway.cli.output import listed, note, table, write
-from gateway.cli.running import ask
+from gateway.cli.running import enter
 from gateway.cli.settings import Installation
 from gateway.cli.share_admin import Target, Who, admin_options, maintenance
 from gateway.cli.token_files import certificate, passphrase_file, private_key, read_token
@@ -24,7 +24,6 @@ from gateway.errors import Denied
 
 if TYPE_CHECKING:
     from gateway.settings import Config, JWTSettings, PostgresListener
-    from gateway.share.entrance import Enter
     from gateway.share.share import Share
     from gateway.share.tried import Tried
 
@@ -88,7 +87,8 @@ def check(
     The catalogs of the database are asked what the role may do. The rules of the INI are asked who gets in. Then all of
     it is really tried, as the partner, through the running gateway: reading, other tables, writing, files and programs
     of the server, other roles, other databases, plain text, another network. To come from the partner's network, and
-    from others, its connections are handed to the gateway over its control socket. What is tried is rolled back.
+    from others, its connections are handed to the gateway over its control socket. What is tried is rolled back. At
+    last the server is asked, from here, whether pg_hba.conf lets the role in past the gateway.
 
     Verdicts: ok; known, what PostgreSQL lets every role do; LOOSENED, more than a share may; UNPROVEN, where something
     else went wrong. With one of the last two the exit status is 1.
@@ -100,15 +100,18 @@ def check(
       securegw share check orders_acme --token-file acme.token \\
           --cert acme.crt --cert-key acme.key
     """
+    from gateway.share.bypass import ELSEWHERE
     from gateway.share.tried import holds
 
     asked = _Given(**given)
     asked.check(who.password_file)
     rows = _rows(installation, Target.of(installation, who), name, database, listener, asked)
     _tell(rows, as_json)
+    note(ELSEWHERE)
     if not holds(rows):
         wrong = sum(not one.verdict.good for one in rows)
-        note(f"The share {name} is not proven to be tight: {wrong} of {len(rows)} rows are not as they have to be.")
+        those = "is not as it has" if wrong == 1 else "are not as they have"
+        note(f"The share {name} is not proven to be tight: {wrong} of {len(rows)} rows {those} to be.")
         click.get_current_context().exit(1)
 
 
@@ -116,9 +119,9 @@ def _rows(
     installation: Installation, target: Target, name: str, database: str, listener: str | None, asked: _Given
 ) -> list[Tried]:
     """Raises Failure for whatever would make all of it fail, before anything is tried."""
+    from gateway.share import listeners as all_listeners
     from gateway.share import proof
-    from gateway.share.entrance import Entrance
-    from gateway.share.listeners import leading_to
+    from gateway.share.entrance import Gate
 
     found = target.record(name, database)
     if found is None:
@@ -129,10 +132,13 @@ def _rows(
     server, authorities = _server(through, asked.ca)
     certificate = _certificate(through, asked)
     token = _token(target.config, through, share, asked)
-    enter = _enter(installation.control(), through)
+    entering = partial(enter, installation.control(), f"postgres:{through.name}")
     known = target.perform(share.database, lambda admin: proof.look(admin, share.name))
-    leading = leading_to(target.upstream, target.config.postgres, target.config.upstreams)
-    return proof.rows(known, leading, through, Entrance(share, enter, server, authorities, token, certificate))
+    leading = all_listeners.leading_to(target.upstream, target.config.postgres, target.config.upstreams)
+    others = [one for one in target.config.postgres if one not in leading]
+    way = Gate(share, entering, server, authorities, token, certificate)
+    beside = all_listeners.rows(share, known.survey, others, target.config.upstreams, target.role)
+    return [*proof.rows(known, target.upstream, leading, through, way), *beside]
 
 
 def _tell(rows: Sequence[Tried], as_json: bool) -> None:
@@ -256,12 +262,3 @@ def _issuer(wanted: JWTSettings, subject: str, claims: Mapping[str, str], asked:
             raise Failure(f"{key}: {error}") from None
 
     return made
-
-
-def _enter(control: Path, listener: PostgresListener) -> Enter:
-    from gateway.control import Enter as Asked
-
-    def enter(address: str, sock: socket.socket) -> None:
-        ask(control, Asked(f"postgres:{listener.name}", address), sock.fileno())
-
-    return enter

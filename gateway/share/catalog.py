@@ -14,18 +14,27 @@ from typing import Any, Final
 from psycopg2.sql import SQL
 
 from gateway.share.administrator import Administrator
-from gateway.share.definition import DIGEST
+from gateway.share.definition import BEHIND, DIGEST, FORM
 from gateway.share.share import Record
 from gateway.share.statements import CONNECTION_LIMIT, SETTINGS
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Excess:
     """what: the right, and on what. got: how it comes to be there. remedy: takes it from PUBLIC; None: by hand."""
 
     what: str
     got: str
     remedy: SQL | None = None
+
+    @property
+    def way_back(self) -> str | None:
+        """Gives it to PUBLIC again. A remedy begins with REVOKE; for default privileges it comes behind all names."""
+        if self.remedy is None:
+            return None
+        said = self.remedy.string.removesuffix(" FROM PUBLIC")
+        before, _, right = said.partition("REVOKE ") if said.startswith("REVOKE ") else said.rpartition("REVOKE ")
+        return f"{before}GRANT {right} TO PUBLIC"
 
 
 # Object ids; 0, which none has, for what is not there.
@@ -54,13 +63,14 @@ UNION ALL
 SELECT 'the role that owns the view', 'is not there', NULL WHERE %(owner)s = 0
 """
 
-# Since PostgreSQL 16 whoever makes a role may let others become its members, and is none itself; before that, the two
-# options are not there.
+# Since PostgreSQL 16 whoever makes a role may let others become its members, and is none itself: by a membership that
+# the server grants it in the name of its first superuser (10). Before that, the two options are not there.
 _MEMBERSHIPS: Final = """
 SELECT 'membership of ' || quote_ident(pg_get_userbyid(member)) || ' in ' || quote_ident(pg_get_userbyid(roleid)),
        'granted', NULL
 FROM pg_auth_members AS m WHERE member IN (%(role)s, %(owner)s) OR (roleid IN (%(role)s, %(owner)s)
-  AND coalesce((to_jsonb(m) ->> 'inherit_option')::boolean OR (to_jsonb(m) ->> 'set_option')::boolean, true))
+  AND (coalesce((to_jsonb(m) ->> 'inherit_option')::boolean OR (to_jsonb(m) ->> 'set_option')::boolean, true)
+    OR grantor <> 10 OR pg_get_userbyid(member) <> %(by)s))
 """
 
 _SETTINGS: Final = """
@@ -293,8 +303,12 @@ UNION ALL
 SELECT 'the owner of the schema', quote_ident(pg_get_userbyid(nspowner)), NULL
 FROM pg_namespace WHERE oid = %(schema)s AND nspowner <> %(owner)s
 UNION ALL
-SELECT 'the definition of the view, or the row security of what it reads', 'is not as it was made', NULL
-FROM pg_class AS c WHERE oid = %(view)s AND {digest} <> %(definition)s
+SELECT 'the definition of the view, or of a view or a function behind it, or the row security of what it reads',
+       'is not as it was made', NULL
+FROM pg_class AS c WHERE oid = %(view)s AND starts_with(%(definition)s, '{form}') AND {digest} <> %(definition)s
+UNION ALL
+SELECT 'what stands behind the view', 'is not known: the record was made by an older securegw; --replace makes another',
+       NULL WHERE NOT starts_with(%(definition)s, '{form}')
 UNION ALL
 SELECT 'a rule or a trigger on the view', quote_ident(name), NULL
 FROM (SELECT rulename FROM pg_rewrite WHERE ev_class = %(view)s AND rulename <> '_RETURN'
@@ -303,7 +317,14 @@ UNION ALL
 SELECT 'something else in the schema of the view', pg_describe_object(classid, objid, 0), NULL
 FROM pg_depend WHERE refclassid = 'pg_namespace'::regclass AND refobjid = %(schema)s
   AND NOT (classid = 'pg_class'::regclass AND objid = %(view)s)
-""".replace("{digest}", DIGEST)
+""".replace("{form}", FORM).replace("{digest}", DIGEST)
+
+# A session's settings are its user's own to choose.
+_CHOSEN: Final = """
+SELECT DISTINCT 'what the partner sets, for ' || pg_describe_object(class, object, 0), 'it asks for settings', NULL
+FROM pg_class AS c, LATERAL ({behind}) AS behind
+WHERE c.oid = %(view)s AND words ~ '\\m(current_setting|pg_settings|pg_show_all_settings)\\M'
+""".replace("{behind}", BEHIND)
 
 _QUESTIONS: Final[Mapping[str, str]] = {
     "attributes of the share's roles": _ATTRIBUTES,
@@ -321,6 +342,7 @@ _QUESTIONS: Final[Mapping[str, str]] = {
     "rights to come": _DEFAULTS,
     "large objects of others": _LARGE_OBJECTS,
     "the view as it was made": _VIEW,
+    "settings that decide what the view shows": _CHOSEN,
 }
 # Of PostgreSQL 15 and newer.
 _LATER: Final[Mapping[str, str]] = {"parameters for superusers": _PARAMETERS}
@@ -330,25 +352,25 @@ _WITH_MAINTAIN: Final = 170_000
 _PRIVILEGES: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "USAGE")
 
 
-async def answers(admin: Administrator, record: Record) -> dict[str, list[Finding]]:
+async def answers(admin: Administrator, record: Record) -> dict[str, list[Excess]]:
     """Question by question, what should not be there. admin: in the share's database."""
     share = record.share
     ((role, owner, schema, view),) = await admin.rows(_OBJECTS, {"name": share.name, "owner": share.owner})
     values: dict[str, Any] = {"role": role, "owner": owner, "schema": schema, "view": view}
-    values |= {"limit": CONNECTION_LIMIT, "definition": record.definition}
+    values |= {"limit": CONNECTION_LIMIT, "definition": record.definition, "by": record.by}
     values |= {"settings": list(SETTINGS), "values": list(SETTINGS.values())}
     values["words"] = [*_PRIVILEGES, *(["MAINTAIN"] if admin.server_version >= _WITH_MAINTAIN else [])]
-    found: dict[str, list[Finding]] = {}
+    found: dict[str, list[Excess]] = {}
     for title, question in {**_QUESTIONS, **(_LATER if admin.server_version >= _WITH_PARAMETERS else {})}.items():
         rows = await admin.rows(question, values)
-        found[title] = [_finding(*row) for row in sorted(rows, key=lambda row: str(row[0]))]
+        found[title] = [_excess(*row) for row in sorted(rows, key=lambda row: str(row[0]))]
     return found
 
 
-def _finding(what: str, got: str | None, remedy: str | None) -> Finding:
+def _excess(what: str, got: str | None, remedy: str | None) -> Excess:
     has = "PUBLIC has it" if remedy else "the role has it"
-    return Finding(what, got or has, SQL(remedy) if remedy else None)
+    return Excess(what, got or has, SQL(remedy) if remedy else None)
 
 
-async def findings(admin: Administrator, record: Record) -> tuple[Finding, ...]:
-    return tuple(finding for every in (await answers(admin, record)).values() for finding in every)
+async def excesses(admin: Administrator, record: Record) -> tuple[Excess, ...]:
+    return tuple(excess for every in (await answers(admin, record)).values() for excess in every)

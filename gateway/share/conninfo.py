@@ -11,12 +11,11 @@ import ssl
 from pathlib import Path
 from typing import Any, Final
 
+from gateway.registry.conninfo import KEEPALIVE, NOWHERE, options, tls_words
 from gateway.registry.settings import VERIFYING
 from gateway.share.share import ShareError
-from gateway.upstream import Address, Login, TLSMode, Upstream
+from gateway.upstream import Address, Login, Upstream
 
-# What ~/.pgpass, ~/.postgresql and the environment hold is about other servers.
-_NOWHERE: Final = "/nonexistent"
 _SOCKET: Final = re.compile(r"(?P<folder>/.*)/\.s\.PGSQL\.(?P<port>[0-9]{1,5})")
 
 # The session's own settings. With an empty search_path nobody's namesake of a function or a table is ever meant.
@@ -34,7 +33,6 @@ def arguments(upstream: Upstream, login: Login, role: str, database: str) -> dic
     """Keyword arguments of psycopg2.connect. Raises ShareError for what libpq cannot be told."""
     places = [_place(address) for address in upstream.addresses]
     methods = sorted(upstream.password_methods - {"scram-sha-256-plus"} | ({"none"} if not login.password else set()))
-    options = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
     return {
         "host": ",".join(host for host, _ in places),
         "hostaddr": "",
@@ -42,13 +40,14 @@ def arguments(upstream: Upstream, login: Login, role: str, database: str) -> dic
         "dbname": database,
         "user": role,
         "password": login.password or "",
-        "passfile": _NOWHERE,
+        "passfile": NOWHERE,
         "require_auth": ",".join(methods),
         "target_session_attrs": "primary",
         "application_name": "securegw share",
         "client_encoding": "UTF8",
         "gssencmode": "disable",
-        "options": options,
+        "options": options(_SESSION),
+        **KEEPALIVE,
         **_tls(upstream, login),
     }
 
@@ -68,24 +67,15 @@ def _place(address: Address) -> tuple[str, int]:
 def _tls(upstream: Upstream, login: Login) -> dict[str, str]:
     tls = upstream.tls
     certificate, key = (login.certificate, login.key) if login.certificate else (tls.certificate, tls.key)
-    found = {"sslmode": tls.mode.value, "sslcertmode": "allow" if certificate else "disable"}
-    # Without any authority `require` verifies nothing (34.19.1), which is what it means in the INI, too.
-    found |= {"sslrootcert": _path(tls.root_certificate), "sslcrl": _path(tls.crl)}
-    if tls.mode in VERIFYING and tls.root_certificate is None:
-        found["sslrootcert"] = _system_authorities()
-    if tls.mode is TLSMode.DISABLE:
-        return {"sslmode": "disable"}
-    paths = {"sslcert": certificate, "sslkey": key}
-    return found | {name: str(path) for name, path in paths.items() if path is not None}
+    root = tls.root_certificate
+    if root is None and tls.mode in VERIFYING:
+        root = _system_authorities()
+    return tls_words(tls.mode, root, tls.crl, certificate, key)
 
 
-def _path(given: Path | None) -> str:
-    return _NOWHERE if given is None else str(given)
-
-
-def _system_authorities() -> str:
+def _system_authorities() -> Path:
     """libpq's own word for them means those of the machine that it was built on."""
     found = ssl.get_default_verify_paths().cafile
     if not found or not Path(found).is_file():
         raise ShareError("the system's authorities are in no file: give the upstream a root_certificate")
-    return found
+    return Path(found)

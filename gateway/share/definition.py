@@ -1,6 +1,10 @@
 """What a share's view is, as one digest: whatever changes what it shows, but for the rows, changes that.
 
-Owns the question. It reads catalogs alone: nothing of the view is planned or executed.
+Owns the question: which views, policies and functions stand behind the view, and how each of them is told. It reads
+catalogs alone: nothing of the view is planned or executed.
+
+PostgreSQL knows what a rule, a policy or a body in SQL's own words depends on. Of a body that is a text it knows
+nothing: there every function counts whose name is a word of the text, and no more can be seen.
 """
 
 from __future__ import annotations
@@ -9,26 +13,78 @@ from typing import Final
 
 from gateway.share.administrator import Administrator
 
-# An expression about c, a row of pg_class: SHA-256, in hexadecimal, of the view's definition, and of the row security
-# that holds for what it reads, also through other views, each of which reads with the rights of its own owner.
-DIGEST: Final = """encode(sha256(convert_to(pg_get_viewdef(c.oid) || coalesce((
-  WITH RECURSIVE edge AS (
-    SELECT DISTINCT r.ev_class AS view, d.refobjid AS relation
-    FROM pg_rewrite AS r JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-    WHERE r.rulename = '_RETURN' AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> r.ev_class
-  ), behind AS (
-    SELECT relation, c.relowner AS reader FROM edge WHERE view = c.oid
-    UNION SELECT edge.relation, v.relowner FROM behind JOIN pg_class AS v ON v.oid = behind.relation AND v.relkind = 'v'
-      JOIN edge ON edge.view = v.oid
+# The form of the digest; a record says it, so that one made in another is not taken for a change.
+FORM: Final = "2:"
+
+# A query about c, a row of pg_class that is a share's view: rows of (class, object, words), of that view and all that
+# stands behind it. Each relation is read with the rights of somebody: of a view's owner, or with security_invoker, and
+# by functions, of whoever reads the view (manual, "Rules and Privileges"). Functions are called by the partner.
+BEHIND: Final = """
+  WITH RECURSIVE part (class, object, reader, partner) AS (
+    SELECT 'pg_class'::regclass, c.oid, one.oid, one.oid
+    FROM (SELECT coalesce((SELECT oid FROM pg_roles WHERE rolname = c.relname), 0::oid) AS oid) AS one
+    UNION
+    SELECT next.*, partner FROM part, LATERAL (
+      SELECT 'pg_rewrite'::regclass, r.oid, CASE WHEN EXISTS (SELECT FROM pg_options_to_table(v.reloptions)
+        WHERE option_name = 'security_invoker' AND option_value::boolean) THEN reader ELSE v.relowner END
+      FROM pg_class AS v JOIN pg_rewrite AS r ON r.ev_class = v.oid AND r.rulename = '_RETURN'
+      WHERE class = 'pg_class'::regclass AND v.oid = object
+      UNION ALL
+      SELECT 'pg_policy'::regclass, p.oid, reader
+      FROM pg_policy AS p JOIN pg_class AS t ON t.oid = p.polrelid AND t.relrowsecurity
+      WHERE class = 'pg_class'::regclass AND p.polrelid = object AND p.polcmd IN ('r', '*')
+        AND EXISTS (SELECT FROM unnest(p.polroles) AS one
+          WHERE CASE one WHEN 0 THEN true ELSE pg_has_role(reader, one, 'USAGE') END)
+      UNION ALL
+      SELECT 'pg_attrdef'::regclass, d.oid, reader
+      FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+      WHERE class = 'pg_class'::regclass AND a.attrelid = object AND a.attgenerated = 'v' AND EXISTS (SELECT
+        FROM pg_depend AS n WHERE n.refclassid = class AND n.refobjid = object AND n.refobjsubid = a.attnum
+          AND n.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass))
+      UNION ALL
+      SELECT 'pg_constraint'::regclass, oid, reader
+      FROM pg_constraint WHERE class = 'pg_type'::regclass AND contypid = object
+      UNION ALL
+      SELECT d.refclassid::regclass, d.refobjid, CASE
+        WHEN d.classid = 'pg_proc'::regclass THEN (SELECT CASE WHEN prosecdef THEN proowner ELSE reader END
+          FROM pg_proc WHERE oid = object)
+        WHEN d.refclassid = 'pg_class'::regclass THEN reader ELSE partner END
+      FROM pg_depend AS d WHERE d.classid = class AND d.objid = object AND (
+        d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_cast'::regclass, 'pg_type'::regclass)
+        OR (d.refclassid = 'pg_class'::regclass AND class <> 'pg_type'::regclass)) AND class <> 'pg_class'::regclass
+      UNION ALL
+      SELECT 'pg_proc'::regclass, named.oid, CASE WHEN p.prosecdef THEN p.proowner ELSE reader END
+      FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal'),
+        regexp_matches(p.prosrc, '\\w+', 'g') AS word JOIN pg_proc AS named ON named.proname = word[1]
+      WHERE class = 'pg_proc'::regclass AND p.oid = object AND named.oid >= 16384
+    ) AS next
   )
-  SELECT string_agg(concat_ws(' ', relation::regclass, reader::regrole, relrowsecurity, relforcerowsecurity, (
-      SELECT string_agg(concat_ws(' ', quote_ident(polname), polpermissive, pg_get_expr(polqual, polrelid)), E'\n'
-        ORDER BY polname)
-      FROM pg_policy WHERE polrelid = relation AND polcmd IN ('r', '*') AND EXISTS (SELECT FROM unnest(polroles) AS one
-        WHERE CASE one WHEN 0 THEN true ELSE pg_has_role(reader, one, 'USAGE') END))),
-    E'\n' ORDER BY relation::regclass::text, reader::regrole::text)
-  FROM behind JOIN pg_class AS t ON t.oid = relation
-), ''), 'UTF8')), 'hex')"""
+  SELECT DISTINCT class, object, CASE class
+    WHEN 'pg_class'::regclass THEN (SELECT jsonb_build_array(t.oid::regclass, reader::regrole,
+        CASE WHEN t.relkind IN ('v', 'm') THEN pg_get_viewdef(t.oid) END,
+        (SELECT ftoptions FROM pg_foreign_table WHERE ftrelid = t.oid), t.relrowsecurity, CASE WHEN t.relrowsecurity
+        THEN jsonb_build_array(t.relforcerowsecurity, pg_has_role(reader, t.relowner, 'USAGE'),
+          (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE oid = reader)) END)
+      FROM pg_class AS t WHERE t.oid = object)
+    WHEN 'pg_policy'::regclass THEN (SELECT jsonb_build_array(polrelid::regclass, reader::regrole, polname,
+        polpermissive, pg_get_expr(polqual, polrelid)) FROM pg_policy WHERE oid = object)
+    WHEN 'pg_attrdef'::regclass THEN (SELECT jsonb_build_array(adrelid::regclass, adnum, pg_get_expr(adbin, adrelid))
+      FROM pg_attrdef WHERE oid = object)
+    WHEN 'pg_constraint'::regclass THEN (SELECT jsonb_build_array(contypid::regtype, conname,
+        pg_get_constraintdef(oid)) FROM pg_constraint WHERE oid = object)
+    WHEN 'pg_proc'::regclass THEN (SELECT jsonb_build_array(p.oid::regprocedure,
+        CASE WHEN p.prosecdef THEN p.proowner::regrole END, CASE WHEN p.prokind <> 'a' THEN pg_get_functiondef(p.oid)
+        END, aggtransfn, aggfinalfn, aggcombinefn, aggserialfn, aggdeserialfn, aggmtransfn, aggminvtransfn, aggmfinalfn,
+        agginitval, aggminitval)
+      FROM pg_proc AS p LEFT JOIN pg_aggregate ON aggfnoid = p.oid WHERE p.oid = object)
+    END::text AS words
+  FROM part
+"""
+
+# An expression about the same: the form, and SHA-256, in hexadecimal, of all the words.
+DIGEST: Final = """'{form}' || encode(sha256(convert_to((
+  SELECT string_agg(words, E'\n' ORDER BY words COLLATE "C") FROM ({behind}) AS every
+), 'UTF8')), 'hex')""".replace("{form}", FORM).replace("{behind}", BEHIND)
 
 _DIGEST_OF: Final = """
 SELECT {digest} FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace

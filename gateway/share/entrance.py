@@ -11,17 +11,19 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any, Final
 
 import psycopg2
 from cryptography import x509
 from psycopg2.extensions import connection as Connection  # noqa: N812 - it is a class
 
+from gateway.registry.conninfo import KEEPALIVE, NOWHERE
 from gateway.session import postgres_answers as answers
 from gateway.share.share import Share, ShareError
 from gateway.share.tried import Tried, Verdict
@@ -29,6 +31,8 @@ from gateway.wire.postgres import parse_error_response
 
 # Seconds for everything up to the gateway's answer: it logs in upstream in that time.
 PATIENCE: Final = 15
+# Seconds for all that is tried in a session. On the loopback the kernel answers for a gateway that does not.
+SESSION: Final = 1800.0
 # The header of a message in front of its body: a type and a length.
 _HEADER: Final = 5
 
@@ -41,7 +45,7 @@ class TurnedAway(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entrance:
+class Gate:
     """server: a name that the listener's certificate is for. authorities: PEM file. token: makes one, good by now.
     certificate: the partner's, PEM, with its key's file, for a listener that asks for it."""
 
@@ -74,25 +78,25 @@ class Entrance:
             dbname=database,
             user=self.share.subject,
             password=self.token(),
-            passfile="/nonexistent",
+            passfile=NOWHERE,
             sslmode="disable" if plain else "verify-full",
             sslrootcert=str(self.authorities),
-            sslcrl="/nonexistent",
+            sslcrl=NOWHERE,
             gssencmode="disable",
             connect_timeout=PATIENCE,
             application_name="securegw share check",
             client_encoding="UTF8",
             options="",
-            **self._certificate(),
+            **self._more(),
         )
         session.autocommit = True
         return session
 
-    def _certificate(self) -> dict[str, Any]:
+    def _more(self) -> dict[str, Any]:
         if self.certificate is None:
-            return {"sslcertmode": "disable"}
+            return {"sslcertmode": "disable", **KEEPALIVE}
         certificate, key = map(str, self.certificate)
-        return {"sslcertmode": "allow", "sslcert": certificate, "sslkey": key}
+        return {"sslcertmode": "allow", "sslcert": certificate, "sslkey": key, **KEEPALIVE}
 
     # --- what has to be refused
 
@@ -107,6 +111,25 @@ class Entrance:
             return Tried(what, "refused", f"another error: {error}", Verdict.UNPROVEN)
         session.close()
         return Tried(what, "refused", "let in", Verdict.LOOSENED)
+
+
+@contextmanager
+def ending(session: Connection, seconds: float = SESSION) -> Iterator[Connection]:
+    """Whoever still waits for an answer by then is told that the connection has ended."""
+    with socket.socket(fileno=os.dup(session.fileno())) as wire:
+
+        def end() -> None:
+            with suppress(OSError):  # it has ended by itself
+                wire.shutdown(socket.SHUT_RDWR)
+
+        timer = Timer(seconds, end)
+        timer.start()
+        try:
+            yield session
+        finally:
+            timer.cancel()
+            timer.join()
+            session.close()
 
 
 def _our_own(listener: socket.socket) -> socket.socket:

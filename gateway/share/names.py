@@ -38,7 +38,7 @@ def checked(name: str, what: str) -> str:
     return name
 
 
-def parse_names(text: str, separator: str) -> tuple[str, ...]:
+def parse_list(text: str, separator: str) -> tuple[str, ...]:
     """`sales.orders` with a dot, `id,name` with a comma; names with anything else in them are quoted as in SQL, but
     Upper Case stays as it is also without quotes. Raises ValueError."""
     found: list[str] = []

@@ -62,10 +62,17 @@ def settings(session: Connection) -> Iterator[Tried]:
     """What is in force when a session begins."""
     for name, wanted in SETTINGS.items():
         with session.cursor() as cursor:
-            cursor.execute("SELECT current_setting(%s)", (name,))
+            cursor.execute("SELECT pg_catalog.current_setting(%s)", (name,))
             ((found,),) = cursor.fetchall()
         verdict = Verdict.OK if _plain(found) == _plain(wanted) else Verdict.LOOSENED
         yield Tried(f"{name} at the start", wanted, found, verdict)
+
+
+def limit(session: Connection) -> None:
+    """From here on no statement waits without end, whatever the partner has made of the role's settings."""
+    with session.cursor() as cursor:
+        for name in ("statement_timeout", "lock_timeout"):
+            cursor.execute(f"SET {name} = '{SETTINGS[name]}'")
 
 
 _UNITS: Final[Mapping[str, int]] = {"min": 60, "s": 1}
@@ -202,3 +209,19 @@ def _known(share: Share) -> Iterator[Probe]:
     yield Probe("large objects", "lo_create: large objects of its own", SQL("SELECT lo_create(0)"), known=True)
     comments = SQL("SELECT description FROM pg_catalog.pg_shdescription")
     yield Probe("comments", "comments on roles, among them the records of all shares", comments, known=True)
+    for what, sql in _KNOWN.items():
+        yield Probe(what, what, SQL(sql), known=True)
+
+
+_KNOWN: Final[Mapping[str, str]] = {
+    "LISTEN and NOTIFY: what others tell each other in this database": "LISTEN securegw_probe; NOTIFY securegw_probe",
+    "sources of functions, and definitions of views, in all schemas": (
+        "SELECT prosrc FROM pg_catalog.pg_proc LIMIT 1; "
+        "SELECT pg_catalog.pg_get_viewdef(oid) FROM pg_catalog.pg_class WHERE relkind = 'v' LIMIT 1"
+    ),
+    "statistics: names, sizes and numbers of rows of all tables": (
+        "SELECT relname, n_live_tup FROM pg_catalog.pg_stat_all_tables LIMIT 1; "
+        "SELECT reltuples, pg_catalog.pg_relation_size(oid) FROM pg_catalog.pg_class LIMIT 1"
+    ),
+    "advisory locks, also those that others use": "SELECT pg_catalog.pg_try_advisory_xact_lock(7308613, 2)",
+}

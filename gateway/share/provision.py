@@ -1,7 +1,7 @@
 """Making, finding and taking away shares in the upstream's database.
 
-A share is made in one transaction. Before it is taken away it is shut in one of its own: whatever fails then, nobody
-logs in any more.
+A share is made in one transaction. Before it is taken away it is shut in one of its own, from whatever database: if
+anything fails then, nobody logs in any more.
 
 Owns what may take whose place. Refuses names that others use, and to change a share that is there without being asked:
 what a partner may read is never a by-product.
@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NoReturn
 
 from psycopg2.errorcodes import INSUFFICIENT_PRIVILEGE, INTERNAL_ERROR, LOCK_NOT_AVAILABLE
 from psycopg2.sql import SQL, Composable
 
 from gateway.share import statements
 from gateway.share.administrator import Administrator, Refused
-from gateway.share.catalog import Finding, findings
+from gateway.share.catalog import Excess, excesses
 from gateway.share.definition import digest
-from gateway.share.names import Name, Text
+from gateway.share.names import Name, Text, rendered, spelled
 from gateway.share.share import Record, Share, ShareError, read_record
 
 OLDEST: Final = 130_000
@@ -78,7 +78,22 @@ UNION
 SELECT 'function ' || function::regprocedure FROM called WHERE NOT has_function_privilege(reader, function, 'EXECUTE')
 ORDER BY 1
 """
-_PREPARED: Final = "SELECT gid FROM pg_prepared_xacts WHERE owner = %(name)s AND database = current_database()"
+_WITHOUT_TEMPORARY: Final = """
+SELECT current_database()::text, format('GRANT TEMPORARY ON DATABASE %I TO PUBLIC', current_database())
+WHERE NOT has_database_privilege('public', current_database(), 'TEMPORARY')
+"""
+_LEFT: Final = "SELECT rolname FROM pg_roles WHERE rolname IN (%(name)s, %(name)s || '_owner') ORDER BY rolname"
+# Its name may have changed since it was recorded.
+_DATABASE: Final = """
+SELECT datname FROM pg_database AS d, LATERAL (SELECT EXISTS (
+  SELECT FROM pg_shdepend JOIN pg_roles AS o ON o.oid = refobjid
+  WHERE dbid = d.oid AND refclassid = 'pg_authid'::regclass AND deptype = 'o' AND rolname = %(owner)s) AS owns) AS it
+WHERE owns OR datname IN (%(database)s, current_database())
+ORDER BY owns DESC, datname = %(database)s DESC LIMIT 1
+"""
+_PREPARED: Final = """
+SELECT gid, database, database = current_database() FROM pg_prepared_xacts WHERE owner = %(name)s ORDER BY gid
+"""
 _END_SESSIONS: Final = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE usesysid = (SELECT oid FROM pg_roles WHERE rolname = %(name)s)
@@ -93,8 +108,8 @@ class Made:
 
     record: Record
     password: str | None
-    open: tuple[Finding, ...]
-    closed: tuple[Finding, ...]
+    open: tuple[Excess, ...]
+    closed: tuple[Excess, ...]
     address: str | None
 
 
@@ -119,6 +134,7 @@ class Creation:
             made = await self._made(admin, before, None)
         else:
             if before is not None:
+                await _check_unprepared(admin, before.share)
                 await _shut(admin, before.share)
                 await _drop(admin, before.share)
             await self._check_free(admin)
@@ -151,11 +167,11 @@ class Creation:
 
     async def _made(self, admin: Administrator, there: Record, password: str | None) -> Made:
         """With PUBLIC closed, if that is wanted: as far as we may, for a REVOKE beyond that is only a warning."""
-        found = left = await findings(admin, there)
+        found = left = await excesses(admin, there)
         if self.close_public:
             for remedy in (one.remedy for one in found if one.remedy is not None):
                 await admin.run(remedy)
-            left = await findings(admin, there)
+            left = await excesses(admin, there)
         closed = tuple(one for one in found if one.remedy is not None and one not in left)
         return Made(there, password, left, closed, await _address(admin))
 
@@ -187,26 +203,124 @@ async def record(admin: Administrator, name: str) -> Record | None:
     return None
 
 
-async def revoke(admin: Administrator, name: str) -> Record | None:
-    """What was taken away; None if there is no such share. From the first moment nobody logs in any more, even if what
-    follows fails."""
+async def way_back(admin: Administrator, name: str) -> str | None:
+    """What gives PUBLIC the temporary tables of this database again, which a server gives it at first; None: it has
+    them, or there is another share than that one here. Whether a share took them is not known any more."""
+    shares = [one.share for one in await records(admin)]
+    for database, grant in await admin.rows(_WITHOUT_TEMPORARY):
+        if not any(one.database == database and one.name != name for one in shares):
+            return str(grant)
+    return None
+
+
+async def left(admin: Administrator, name: str) -> list[str]:
+    """The roles that a share of that name would have, and that are there."""
+    return [role for (role,) in await admin.rows(_LEFT, {"name": name})]
+
+
+# --- the end of one ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """database: where the rest of the share is. closed: nobody logs in any more; else a prepared transaction of the
+    partner's has locked the role."""
+
+    record: Record
+    database: str
+    closed: bool
+
+
+async def shut(admin: Administrator, name: str) -> Shut | None:
+    """Nobody logs in as the role any more, and its sessions have ended. admin: in any database. None: no such share."""
     _check_version(admin)
     found = await record(admin, name)
     if found is None:
         return None
+    share = found.share
+    ((database,),) = await admin.rows(_DATABASE, {"owner": share.owner, "database": share.database})
+    closed = await _closed(admin, share)
     await admin.run(SQL("BEGIN"))
-    await _end_sessions(admin, found.share)
+    await _end_sessions(admin, share)
     await admin.run(SQL("COMMIT"))
-    # They have locks, but no session that could be ended.
-    for (prepared,) in await admin.rows(_PREPARED, {"name": name}):
-        await admin.run(SQL("ROLLBACK PREPARED {}").format(Text(prepared)))
+    return Shut(found, database, closed)
+
+
+async def _closed(admin: Administrator, share: Share) -> bool:
     await admin.run(SQL("BEGIN"))
-    await _shut(admin, found.share)
+    try:
+        await _shut(admin, share)
+    except Refused as error:
+        if error.sqlstate not in _BUSY:
+            raise
+        await admin.run(SQL("ROLLBACK"))
+        return False
     await admin.run(SQL("COMMIT"))
+    return True
+
+
+async def revoke(admin: Administrator, name: str) -> Record | None:
+    """What was taken away; None if there is no such share. admin: in the database where it is.
+
+    It is shut first, so nobody logs in any more even if what follows fails. There is one thing that can keep us from
+    that, a prepared transaction that has locked the role and that only a superuser may end: then the role at least
+    reads nothing any more. Raises ShareError, with what has to be done.
+    """
+    found = await shut(admin, name)
+    if found is None:
+        return None
+    share = found.record.share
+    stuck = await _roll_back(admin, name)
+    if stuck:
+        await _explain(admin, found, stuck)
+    if not found.closed:
+        await admin.run(SQL("BEGIN"))
+        await _shut(admin, share)
+        await admin.run(SQL("COMMIT"))
     await admin.run(SQL("BEGIN"))
-    await _drop(admin, found.share)
+    await _drop(admin, share)
     await admin.run(SQL("COMMIT"))
-    return found
+    return found.record
+
+
+async def _roll_back(admin: Administrator, name: str) -> list[str]:
+    """The role's prepared transactions: they have locks, but no session that could be ended. Which are left, and where:
+    before they are ended by a superuser, in their own database, the role cannot be dropped."""
+    stuck = []
+    for prepared, database, here in await admin.rows(_PREPARED, {"name": name}):
+        statement = SQL("ROLLBACK PREPARED {}").format(Text(prepared))
+        if not here or not await _permitted(admin, statement):
+            stuck.append(f"{rendered(statement)} in the database {spelled(database)}")
+    return stuck
+
+
+async def _permitted(admin: Administrator, statement: Composable) -> bool:
+    try:
+        await admin.run(statement)
+    except Refused as error:
+        if error.sqlstate != INSUFFICIENT_PRIVILEGE:
+            raise
+        return False
+    return True
+
+
+async def _explain(admin: Administrator, found: Shut, stuck: list[str]) -> NoReturn:
+    share = found.record.share
+    told = f"the role {spelled(share.name)} has a prepared transaction: a superuser has to run {', '.join(stuck)}"
+    if not found.closed:
+        await admin.run(SQL("BEGIN"))
+        for statement in statements.close(share):
+            await admin.run(statement)
+        await admin.run(SQL("COMMIT"))
+        told += "; until then it still logs in, but reads nothing any more"
+    raise ShareError(f"{told}; then revoke the share again")
+
+
+async def _check_unprepared(admin: Administrator, share: Share) -> None:
+    """Nothing of that is ended within a transaction (manual, ROLLBACK PREPARED)."""
+    for prepared, database, _ in await admin.rows(_PREPARED, {"name": share.name}):
+        told = f"the role {spelled(share.name)} has a prepared transaction, {rendered(Text(prepared))}"
+        raise ShareError(f"{told}, in the database {spelled(database)}: revoke the share first, which ends it")
 
 
 async def _shut(admin: Administrator, share: Share) -> None:

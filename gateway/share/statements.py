@@ -120,7 +120,16 @@ def record(share: Share, comment: str) -> Iterator[Composed]:
 
 def shut(share: Share) -> Composed:
     """Nobody logs in as the role any more."""
-    return SQL("ALTER ROLE {} NOLOGIN").format(Name(share.name))
+    return SQL("ALTER ROLE {} NOLOGIN PASSWORD NULL").format(Name(share.name))
+
+
+def close(share: Share) -> Iterator[Composed]:
+    """The role reads nothing any more. No lock on it, and none on the view, is waited for."""
+    role, owner = Name(share.name), Name(share.owner)
+    yield SQL("GRANT {} TO CURRENT_USER").format(owner)
+    yield SQL("REVOKE ALL ON TABLE {} FROM {}").format(view_of(share), role)
+    yield SQL("REVOKE ALL ON SCHEMA {} FROM {}").format(role, role)
+    yield SQL("REVOKE {} FROM CURRENT_USER").format(owner)
 
 
 def drop(share: Share, roles: Sequence[str]) -> Iterator[Composed]:

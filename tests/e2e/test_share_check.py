@@ -21,7 +21,7 @@ from gateway.share import entrance
 from gateway.token_issuing import private_pem
 from tests.gateways import RunningGateway, behind
 from tests.pki import issue
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, free_port
 from tests.share.databases import NAME as DATABASE
 from tests.share.databases import drop_database, make_database
 
@@ -32,11 +32,16 @@ ADMIN_PASSWORD = "the administrator's own"
 
 @dataclass(slots=True)
 class Shop:
-    """A gateway in front of a database with one share, which was made by the command."""
+    """A gateway in front of a database with one share, which was made by the command.
+
+    usual: the lines of the server's pg_hba.conf. rule, hba: what the command has printed.
+    """
 
     gateway: RunningGateway
     server: PostgresServer
+    usual: tuple[str, ...]
     rule: str = ""
+    hba: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -85,6 +90,19 @@ class Shop:
         # Answered once it is done; a line of the log could be an earlier reload's.
         assert reload(self.folder / "control.sock") is None
 
+    @contextmanager
+    def ruled_by(self, *lines: str) -> Iterator[None]:
+        """pg_hba.conf with these lines, and not those of the share, before those it usually has."""
+        before = self.server.rules
+        self.server.rules = self.usual
+        with self.server.hba(*lines):
+            self.server.rules = (*lines, *self.usual)
+            try:
+                yield
+            finally:
+                # What it is put back to.
+                self.server.rules = before
+
     def ruled(self, *rules: str) -> AbstractContextManager[None]:
         return self.configured(rules="\n" + "\n".join(rules))
 
@@ -98,7 +116,7 @@ def shop(debian_postgres: PostgresServer, tmp_path_factory: pytest.TempPathFacto
     server.sql("CREATE ROLE share_readers")
     server.sql("CREATE SEQUENCE shop.numbers; SELECT lo_create(4711)", database=DATABASE)
     sections: dict[str, dict[str, object]] = {"upstream:main": behind(server), "control": {"socket": "control.sock"}}
-    made = Shop(RunningGateway.made(folder, sections), server)
+    made = Shop(RunningGateway.made(folder, sections), server, server.rules)
     made.gateway.write_ini()
     (folder / "dba.password").write_text(ADMIN_PASSWORD)
     (folder / "issuer.key").write_bytes(private_pem(made.gateway.key, None))
@@ -108,8 +126,8 @@ def shop(debian_postgres: PostgresServer, tmp_path_factory: pytest.TempPathFacto
         heading, *lines = found["login"]
         made.gateway.sections[heading.strip("[]")] = dict(line.split(" = ") for line in lines)
         made.gateway.sections["postgres:main"]["rules"] = f"\n{found['rule']}"
-        made.rule = found["rule"]
-        with made.gateway.for_a_while():
+        made.rule, made.hba = found["rule"], tuple(found["hba"])
+        with made.ruled_by(*made.hba), made.gateway.for_a_while():
             yield made
         assert made.run("revoke", "acme", "--yes").exit_code == 0
     finally:
@@ -135,11 +153,11 @@ def test_a_share_as_it_was_made_is_tight(shop: Shop) -> None:
         "superusers",
     ):
         assert word in told
-    for word in ("another database", "plain text", "another network", "catalog", "rules of"):
+    for word in ("another database", "plain text", "another network", "catalog", "rules of", "past the gateway, at"):
         assert word in told
     # What every role may is told, and nothing more is.
     known = [row["tried"].split()[0] for row in rows if row["verdict"] == "known"]
-    assert known == ["SET", "ALTER", "lo_create:", "comments"]
+    assert known == ["SET", "ALTER", "lo_create:", "comments", "LISTEN", "sources", "statistics:", "advisory"]
 
 
 def test_the_password_is_the_gateways_alone(shop: Shop) -> None:
@@ -357,7 +375,7 @@ def _needs(shop: Shop, statement: str) -> None:
         (["allow {0} all role=acme"], "connect from 203.0.112.255: let in"),
         (["allow {0} 203.0.112.0/23 role=acme"], "from 203.0.112.0 into"),
         (["{rule}", "allow {0} 198.51.100.0/24 role=acme"], "connect from 198.51.100.0: let in"),
-        (["allow all {partner} 203.0.113.0/24 role=acme"], f"connect to the database {OTHER}: let in"),
+        (["allow all {partner} 203.0.113.0/24 role=acme"], f"into {OTHER}: allowed as acme by"),
         (["allow {0} 203.0.113.0/24 role=acme superuser=yes"], "allowed as acme by"),
         (["allow {database} all 203.0.113.0/24 role=acme"], "any other from 203.0.113.0 as acme"),
         (["allow {0} 203.0.113.0/24 role=postgres superuser=yes"], "allowed as postgres"),
@@ -369,6 +387,11 @@ def test_a_rule_that_is_widened_is_found(shop: Shop, rules: Sequence[str], named
     with shop.ruled(*(rule.format(f'{DATABASE} "{PARTNER}"', **words) for rule in rules)):
         found = shop.loosened()
     assert any(named in row for row in found), found
+
+
+def test_a_rule_for_all_databases_leads_there_where_the_server_lets_it(shop: Shop) -> None:
+    with shop.ruled_by(), shop.ruled(f'allow all "{PARTNER}" 203.0.113.0/24 role=acme'):
+        assert f"connect to the database {OTHER}: let in" in shop.loosened()
 
 
 def test_a_rule_that_leaves_the_role_to_the_token_is_found(shop: Shop) -> None:
@@ -413,6 +436,26 @@ def test_whoever_enters_sends_no_proxy_header(shop: Shop, networks: str) -> None
         assert shop.loosened() == []
 
 
+def test_another_listener_to_the_same_server_by_its_socket(shop: Shop) -> None:
+    """Its rules make the partner somebody who reads everything."""
+    shop.server.make_role("share_boss", "the boss's own", options="IN ROLE pg_read_all_data")
+    (shop.folder / "boss.password").write_text("the boss's own")
+    again = {"hosts": f"{shop.server.folder}:{shop.server.port}", "tls": "disable", "password_file": "boss.password"}
+    rules = f'\nallow all "{PARTNER}" all role=share_boss'
+    listener = {"listen": f"127.0.0.1:{free_port()}", "upstream": "again", "rules": rules}
+    more: dict[str, dict[str, object]] = {"upstream:again": {**again}, "postgres:again": {**listener}}
+    shop.gateway.sections.update(more)
+    try:
+        shop.gateway.write_ini()
+        found = shop.loosened()
+    finally:
+        for section in more:
+            del shop.gateway.sections[section]
+        shop.gateway.write_ini()
+        shop.server.sql("DROP ROLE share_boss")
+    assert found[0].startswith(f"rules of [postgres:again]: {PARTNER} from 203.0.113.0: allowed as share_boss")
+
+
 def test_a_partner_with_a_certificate(shop: Shop) -> None:
     certificate, key = issue(shop.gateway.ca, PARTNER).write(shop.folder, "partner")
     with shop.configured(client_certificate="required", client_ca="ca.crt"):
@@ -428,8 +471,10 @@ def test_what_cannot_be_tried_is_no_proof(shop: Shop) -> None:
     shop.server.sql("ALTER ROLE acme PASSWORD 'another'")
     try:
         (found,) = shop.loosened()
+        told = shop.run("check", "acme", *shop.files).stderr
     finally:
         shop.server.sql(f"ALTER ROLE acme PASSWORD '{stored}'")
+    assert "rows is not as it has to be." in told
     assert found.startswith("connect from 203.0.113.0: ")
     assert "The gateway could not log in to the database" in found
 
@@ -485,3 +530,66 @@ def test_a_check_leaves_nothing_behind(shop: Shop) -> None:
     shop.check()
     assert shop.server.sql("SELECT count(*)::int FROM pg_class", database=DATABASE) == before
     shop.gateway.check_at_rest()
+
+
+# --- past the gateway -------------------------------------------------------------------------------------------------
+
+
+def test_without_the_lines_for_pg_hba_the_server_lets_the_partner_in(shop: Shop) -> None:
+    """It may have given itself a password that it knows."""
+    with shop.ruled_by():
+        found = shop.loosened()
+    where = f"past the gateway, at localhost:{shop.server.port}"
+    remedy = "let in, with a password: add the lines for pg_hba.conf (share create prints them)"
+    assert found == [f"log in to the database {one} {where}: {remedy}" for one in others(shop)]
+    result = shop.run("check", "acme", *shop.files)
+    assert "it takes another machine" in result.stderr
+
+
+def others(shop: Shop) -> list[str]:
+    every = shop.server.sql("SELECT datname FROM pg_database ORDER BY NOT datallowconn, datname")
+    return [name for (name,) in every if name != DATABASE]
+
+
+@pytest.mark.parametrize(
+    ("line", "named", "got"),
+    [
+        ("hostssl all acme all trust", "postgres past the gateway, at", "let in, and asked for no password: add"),
+        ("hostssl postgres acme all md5", "postgres past the gateway, at", "let in, with a password: add"),
+        ("hostnossl {0} acme all scram-sha-256", "{0} past the gateway in plain text", "let in, with a password: add"),
+        ("hostnossl all acme all trust", "{0} past the gateway in plain text", "let in, and asked for no password"),
+    ],
+)
+def test_a_line_before_them_is_found(shop: Shop, line: str, named: str, got: str) -> None:
+    """The gateway's own way stays as it is."""
+    way = shop.hba[0]
+    with shop.ruled_by(way, line.format(DATABASE), *shop.hba):
+        found = shop.loosened()
+    assert any(f"{named.format(DATABASE)}" in row and got in row for row in found), found
+    assert all("past the gateway" in row for row in found), found
+
+
+def test_a_server_that_gives_another_answer_proves_nothing_and_is_asked_once(shop: Shop) -> None:
+    """As this one, which wants a certificate that the gateway has none of."""
+    with shop.ruled_by(shop.hba[0], "hostssl all acme all cert", "hostnossl all acme all reject"):
+        (found,) = shop.loosened()
+    assert "another database" not in found
+    assert ": not by pg_hba.conf: " in found
+
+
+# --- settings that the partner has changed ----------------------------------------------------------------------------
+
+
+def test_a_lock_of_the_partners_ends_with_the_check_s_own_timeout(shop: Shop) -> None:
+    """Its settings are told first; then they are ours."""
+    shop.server.sql("ALTER ROLE acme SET lock_timeout = 0")
+    held = f"host={shop.server.folder} port={shop.server.port} user=postgres dbname={DATABASE}"
+    try:
+        with psycopg.connect(held) as session:
+            session.execute("ALTER ROLE acme PASSWORD 'mine'")
+            found = shop.loosened()
+            session.rollback()
+    finally:
+        shop.server.sql("ALTER ROLE acme SET lock_timeout = '5s'")
+    assert "lock_timeout at the start: 0" in found
+    assert any("canceling statement due to lock timeout" in row for row in found), found

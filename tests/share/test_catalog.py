@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from psycopg2.sql import SQL
 
 from gateway.share import provision
 from gateway.share.administrator import Administrator
-from gateway.share.catalog import Finding, findings
+from gateway.share.catalog import Excess, excesses
 from gateway.share.share import Table
 from tests.servers import PostgresServer
 from tests.share.databases import NAME, Office, drop_database, make_database, share_of
@@ -44,11 +45,11 @@ def office(request: pytest.FixtureRequest) -> Iterator[Office]:
     server.sql("DROP ROLE share_readers, share_shop_app")
 
 
-def found_by(office: Office, name: str = "acme") -> list[Finding]:
-    async def work(admin: Administrator) -> list[Finding]:
+def found_by(office: Office, name: str = "acme") -> list[Excess]:
+    async def work(admin: Administrator) -> list[Excess]:
         record = await provision.record(admin, name)
         assert record is not None
-        return list(await findings(admin, record))
+        return list(await excesses(admin, record))
 
     return office.perform(work)
 
@@ -322,3 +323,22 @@ def test_every_remedy_is_one(office: Office) -> None:
         office.server.sql(
             f"DROP SCHEMA {odd} CASCADE; DROP FOREIGN DATA WRAPPER {odd}; DROP LANGUAGE {odd}", database=NAME
         )
+
+
+@pytest.mark.parametrize(
+    ("remedy", "way_back"),
+    [
+        ("REVOKE TEMPORARY ON DATABASE shop FROM PUBLIC", "GRANT TEMPORARY ON DATABASE shop TO PUBLIC"),
+        (
+            'REVOKE SELECT ON TABLE "REVOKE x FROM PUBLIC" FROM PUBLIC',
+            'GRANT SELECT ON TABLE "REVOKE x FROM PUBLIC" TO PUBLIC',
+        ),
+        (
+            'ALTER DEFAULT PRIVILEGES FOR ROLE "REVOKE " REVOKE SELECT ON TABLES FROM PUBLIC',
+            'ALTER DEFAULT PRIVILEGES FOR ROLE "REVOKE " GRANT SELECT ON TABLES TO PUBLIC',
+        ),
+    ],
+)
+def test_what_was_taken_can_be_given_back(remedy: str, way_back: str) -> None:
+    assert Excess("it", "PUBLIC has it", SQL(remedy)).way_back == way_back
+    assert Excess("it", "the role has it").way_back is None

@@ -66,6 +66,12 @@ def test_the_password_is_told_in_no_weaker_way_than_the_gateways() -> None:
     assert told(PLAIN, password_methods=frozenset({"md5", "scram-sha-256-plus"}))["require_auth"] == "md5"
 
 
+def test_a_server_that_has_vanished_is_noticed() -> None:
+    found = told(PLAIN)
+    names = ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
+    assert [found[name] for name in names] == ["1", "5", "2", "3", "10000"]
+
+
 def test_the_session_trusts_no_search_path() -> None:
     found = told(PLAIN)
     assert "-c search_path= " in found["options"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from psycopg2.extensions import quote_ident
 
 from gateway.policy import parse_rule
-from gateway.share.names import Name, Text, checked, parse_names, quoted, rendered, slug, spelled
+from gateway.share.names import Name, Text, checked, parse_list, quoted, rendered, slug, spelled
 from tests.servers import PostgresServer
 
 ODD = [
@@ -47,14 +47,14 @@ names = st.text(min_size=1).filter(lambda name: name.isprintable())
     ],
 )
 def test_names_are_taken_as_they_stand(text: str, separator: str, found: tuple[str, ...]) -> None:
-    assert parse_names(text, separator) == found
+    assert parse_list(text, separator) == found
 
 
 @pytest.mark.parametrize("text", ["", ".", "a.", ".a", "a..b", '"a', '""', 'a"b"', "a, b", "a b", '"a"b', "a,b."])
 def test_half_a_list_is_refused(text: str) -> None:
     for separator in ".,":
         with pytest.raises(ValueError, match="name"):
-            parse_names(text, separator)
+            parse_list(text, separator)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_rule_reads_a_quoted_name_as_that_name(subject: str, role: str) -> Non
 
 @given(names)
 def test_what_people_write_in_quotes_is_that_name(name: str) -> None:
-    assert parse_names('"' + name.replace('"', '""') + '"', ".") == (name,)
+    assert parse_list('"' + name.replace('"', '""') + '"', ".") == (name,)
 
 
 def test_a_section_and_a_file_have_a_plain_name() -> None:

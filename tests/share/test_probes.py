@@ -14,12 +14,13 @@ from psycopg2.sql import SQL
 
 from gateway.session import postgres_answers as answers
 from gateway.share import probes
-from gateway.share.entrance import Entrance, TurnedAway, server_name
+from gateway.share.entrance import Gate, TurnedAway, ending, server_name
 from gateway.share.share import ShareError
 from gateway.share.tried import Tried, Verdict, holds, together
 from tests.pki import issue, make_ca
 from tests.servers import PostgresServer
 from tests.share.databases import share_of
+from tests.wires import no_new_descriptors
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,28 @@ def test_what_every_role_may_is_known_or_refused(session: Connection) -> None:
         assert probes._try(session, probes.Probe("", sql, SQL(sql), known=True)).verdict is verdict
 
 
+def test_what_the_partner_has_made_of_its_settings_is_told_and_then_no_more(session: Connection) -> None:
+    with session.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 0; SET lock_timeout = 0")
+    for got in (["0", "0"], ["1min", "5s"]):
+        assert [row.got for row in probes.settings(session)][:2] == got
+        probes.limit(session)
+    with session.cursor() as cursor:
+        cursor.execute("RESET ALL")
+
+
+def test_nobody_waits_in_a_session_without_end(embedded_postgres: PostgresServer) -> None:
+    """Whatever the reason is, such as a gateway that has stopped."""
+    server = embedded_postgres
+    found = psycopg2.connect(host=str(server.folder), port=server.port, user="postgres", dbname="postgres")
+    found.autocommit = True
+    with no_new_descriptors(), ending(found, 0.2):
+        asked = probes._try(found, probes.Probe("", "", SQL("SELECT pg_sleep(60)")))
+        assert asked.verdict is Verdict.UNPROVEN
+        assert probes._try(found, probes.Probe("", "", SQL("SELECT 1"))).verdict is Verdict.UNPROVEN
+    assert found.closed
+
+
 def test_a_session_that_has_ended_proves_nothing(embedded_postgres: PostgresServer) -> None:
     server = embedded_postgres
     found = psycopg2.connect(host=str(server.folder), port=server.port, user="postgres", dbname="postgres")
@@ -72,8 +95,8 @@ def test_a_session_that_has_ended_proves_nothing(embedded_postgres: PostgresServ
 # --- the way through the gateway --------------------------------------------------------------------------------------
 
 
-def way(enter: Callable[[str, socket.socket], None]) -> Entrance:
-    return Entrance(share_of(), enter, "localhost", Path("/nonexistent"), lambda: "token")
+def way(enter: Callable[[str, socket.socket], None]) -> Gate:
+    return Gate(share_of(), enter, "localhost", Path("/nonexistent"), lambda: "token")
 
 
 def answering(answer: bytes) -> Callable[[str, socket.socket], None]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.identity import Identity
-from gateway.policy import Allow, Policy, Request, parse_rule
+from gateway.policy import Allow, Policy, Request, Rule, parse_rule
 from gateway.settings import PostgresListener
 from gateway.share import lines
-from gateway.share.reach import Reach
+from gateway.share.reach import MAX_ASKED, Reach
 from gateway.share.share import Share, Table
-from gateway.share.tried import Verdict
+from gateway.share.tried import Tried, Verdict
 from gateway.upstream import Address, ServerTLS
 
 SHARE = Share.of("orders", "shop", "acme", ["203.0.113.0/24", "2001:db8::/64"], Table("public", "orders"))
@@ -151,3 +152,54 @@ def test_neighbours_are_outside_and_next_to_it() -> None:
     ]
     whole = Share.of("x", "shop", "acme", ["0.0.0.0/0"], Table("public", "t"))
     assert Reach(whole, reach(RULE).listener, ()).neighbours() == []
+
+
+# --- many rules -------------------------------------------------------------------------------------------------------
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, *rules: str) -> tuple[int, list[Tried]]:
+    """How often a rule was asked about something, and the rows."""
+    asked = 0
+    match = Rule.match
+
+    def counting(self: Rule, *about: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        return match(self, *about)
+
+    monkeypatch.setattr(Rule, "match", counting)
+    rows = list(reach(RULE, *rules).rows(entered=True))
+    return asked, rows
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["allow db{0} s{0} 10.0.{0}.0/24", "allow db{0} s{0} 10.0.{0}.0/24 role=r{0}", "deny db{0} s{0} 10.0.{0}.0/24"],
+)
+def test_what_is_about_somebody_else_is_hardly_asked(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    asked, rows = counted(monkeypatch, *(rule.format(number) for number in range(200)))
+    assert {row.verdict for row in rows} == {Verdict.OK}
+    assert asked < 10_000
+
+
+def test_a_rule_of_each_network_is_asked_about_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, rows = counted(monkeypatch, *(f"allow db{number} acme 10.0.{number}.0/24" for number in range(200)))
+    assert sum(row.verdict is Verdict.LOOSENED for row in rows) == 200
+    assert Verdict.UNPROVEN not in {row.verdict for row in rows}
+    assert asked < 100_000
+
+
+def test_a_rule_for_everybody_is_asked_about_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [f"allow db{number} s{number} 10.0.{number}.0/24" for number in range(200)]
+    asked, rows = counted(monkeypatch, "deny all acme,orders all", *others, "allow all all all")
+    assert {row.verdict for row in rows} == {Verdict.OK}
+    assert asked < 500_000
+
+
+def test_too_much_to_ask_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody would have to be asked about, from everywhere, into everything."""
+    wide = [f"allow db{number} all 10.0.{number}.0/24,0.0.0.0/1 role=orders" for number in range(200)]
+    asked, rows = counted(monkeypatch, *(f"deny all s{number} all" for number in range(200)), *wide)
+    assert rows[-1].verdict is Verdict.UNPROVEN
+    assert "too many rules" in rows[-1].got
+    assert asked < MAX_ASKED
