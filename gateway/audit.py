@@ -106,6 +106,8 @@ class Audit:
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
         self.close()
         self._fd, self._mend = fd, b""
+        # Of the old file. What becomes of this one, its first record tells.
+        self._tell_lost()
 
     def write(self, line: str) -> None:
         if self._path is None:
@@ -124,7 +126,11 @@ class Audit:
             if not self._lost:
                 _log.error("audit: {path}: {error}; records are being lost", path=self._path, error=why)
             self._lost += 1
-        elif self._lost:
+        else:
+            self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        if self._lost:
             _log.error("audit: {path}: {lost} records were lost", path=self._path, lost=self._lost)
             self._lost = 0
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -316,14 +318,33 @@ def test_how_many_were_lost_is_said_when_there_is_room_again(path: Path, log: li
     for _ in range(3):
         audit.write("lost")
     audit._path = path
-    audit.reopen()
     assert audit.failing
-    audit.write("kept")
+    audit.reopen()
     assert not audit.failing
+    audit.write("kept")
     audit.write("kept")
     audit.close()
     assert path.read_text() == "kept\nkept\n"
     assert [line for line in log if "3 records were lost" in line] == log[1:]
+
+
+def test_how_many_were_lost_is_said_when_the_disk_has_room_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]
+):
+    audit = Audit(path)
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        audit.write("lost")
+    assert audit.failing
+    audit.write("kept")
+    assert not audit.failing
+    audit.close()
+    assert path.read_text() == "kept\n"
+    assert "1 records were lost" in log[1]
 
 
 def test_half_a_record_does_not_spoil_the_next(path: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]):

@@ -33,30 +33,38 @@ Named = tuple[str, str, Path]
 
 
 def warnings(config: Config, environ: Mapping[str, str]) -> Sequence[str]:
-    """For the log, as others of the configuration. Without an INI, and where nothing is guarded, there are none.
+    """For the log, as others of the configuration. Without an INI, and where nothing is guarded, there are none. No
+    other machine is asked, since the reactor waits.
 
     Nothing for the TLS keys that others can use or change: that is said where the keys are read.
     """
     if config.path is None or not config.configured:
         return ()
     try:
-        found = [*check_permissions(config, environ, tls_keys(config)), *check_secrets(config, environ)]
+        found = [*check_permissions(config, environ, tls_keys(config), ask=False), *check_secrets(config, environ)]
     except (OSError, ValueError) as error:
         return (f"[{_WHOLE}] permissions: who else can use the files is not known: {error}",)
     return [f"[{one.section}] {one.about}: {one.text}" for one in found if one.level is not Level.OK]
 
 
-def check_permissions(config: Config, environ: Mapping[str, str], besides: Collection[Path] = ()) -> Iterator[Finding]:
-    """besides: files that are not looked at, though their folders are."""
+def check_permissions(
+    config: Config,
+    environ: Mapping[str, str],
+    besides: Collection[Path] = (),
+    *,
+    ask: bool = True,
+) -> Iterator[Finding]:
+    """besides: files that are not looked at, though their folders are. ask: for the names of users and groups, which
+    may take long where they are kept on another machine."""
     assert config.path is not None  # there is an INI wherever there is a check
     named = [(_WHOLE, "file", config.path), *_named(config, environ)]
-    found = [one for each in named if each[2] not in besides and (one := _of_file(*each)) is not None]
+    found = [one for each in named if each[2] not in besides and (one := _of_file(*each, ask)) is not None]
     folders: dict[Path, Named] = {}
     for section, key, file in named:
         folders.setdefault(file.parent, (section, key, file))
         if (section, key) == _SOCKET:
             folders[file.parent] = section, key, file
-    found += [one for each in folders.values() if (one := _of_folder(*each)) is not None]
+    found += [one for each in folders.values() if (one := _of_folder(*each, ask)) is not None]
     yield from dict.fromkeys(found)
     if not found:
         yield ok(_WHOLE, "permissions", f"only their owners can change the {len({file for *_, file in named})} files")
@@ -88,37 +96,38 @@ def _in_rules(lines: Iterable[str]) -> Iterator[str]:
             yield from (item.name for field in parse_fields(line) if field.option == "ca" for item in field.items)
 
 
-def _of_file(section: str, key: str, file: Path) -> Finding | None:
+def _of_file(section: str, key: str, file: Path, ask: bool) -> Finding | None:
     with suppress(OSError):
         status = file.stat()
         if stat.S_ISREG(status.st_mode):
-            return _told(section, key, f"{file}: {{}} can change it", status)
+            return _told(section, key, f"{file}: {{}} can change it", status, ask)
     return None
 
 
-def _of_folder(section: str, key: str, file: Path) -> Finding | None:
+def _of_folder(section: str, key: str, file: Path, ask: bool) -> Finding | None:
     """In a sticky one everybody may make files, but not replace those of others (unlink(2), EPERM)."""
     with suppress(OSError):
         status = file.parent.stat()
         is_safe = status.st_mode & stat.S_ISVTX and file.exists() and (section, key) != _SOCKET
         if not is_safe:
             words = f"{file.parent}: {{}} can put other files into this folder"
-            return _told(section, key, words, status)
+            return _told(section, key, words, status, ask)
     return None
 
 
-def _told(section: str, key: str, words: str, status: stat_result) -> Finding | None:
+def _told(section: str, key: str, words: str, status: stat_result, ask: bool) -> Finding | None:
     if status.st_mode & stat.S_IWOTH:
         return fail(section, key, f"{words.format('everybody on this machine')}: chmod go-w")
-    if status.st_mode & stat.S_IWGRP and not _is_own(status):
-        return warn(section, key, f"{words.format(f'the group {_group(status.st_gid)}')}: chmod go-w")
+    if status.st_mode & stat.S_IWGRP and not _is_own(status, ask):
+        group = _group(status.st_gid) if ask else str(status.st_gid)
+        return warn(section, key, f"{words.format(f'the group {group}')}: chmod go-w")
     return None
 
 
-def _is_own(status: stat_result) -> bool:
-    """Whether the group is root's, or its owner's alone: by custom it has the owner's name."""
-    if status.st_gid == 0:
-        return True
+def _is_own(status: stat_result, ask: bool) -> bool:
+    """Whether the group is root's, or its owner's alone: by custom it has the owner's name, and mostly the number."""
+    if status.st_gid == 0 or not ask:
+        return status.st_gid in (0, status.st_uid)
     try:
         owner = pwd.getpwuid(status.st_uid)
     except KeyError:

@@ -157,12 +157,15 @@ class Connections:
     def _tell_reloaded(self) -> None:
         seconds = self.reactor.seconds
         latest = seconds() + SLICE_SECONDS
-        while self._untold:
-            self._untold.popleft().reloaded()
-            if seconds() >= latest:
-                break
-        if self._untold:
-            self.reactor.callLater(0, self._tell_reloaded)
+        try:
+            while self._untold:
+                self._untold.popleft().reloaded()
+                if seconds() >= latest:
+                    break
+        finally:
+            # Whatever one of them raised, the others are told; and so are all by the next reload.
+            if self._untold:
+                self.reactor.callLater(0, self._tell_reloaded)
 
     # --- House ------------------------------------------------------------------------------------------------------
 

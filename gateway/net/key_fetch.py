@@ -84,7 +84,6 @@ class KeyFetch:
     def __init__(self, reactor: Any, parse: Parse = jwks.parse) -> None:
         self._reactor, self._parse = reactor, parse
         self._sets: dict[str, _KeySet] = {}
-        self._new: list[_KeySet] = []
         self._running = False
         self._waiting: list[Deferred[None]] = []
 
@@ -92,7 +91,7 @@ class KeyFetch:
         """At the start and with each reload, which asks for all of them again, as it reads files again. Keys are still
         known if neither their URL has changed nor who vouches for it: one that may not any more may have made them
         up."""
-        before, self._sets, self._new = self._sets, {}, []
+        before, self._sets = self._sets, {}
         for name, source in wanted.items():
             known = before.get(name)
             if known is not None and known.source.is_that_of(source):
@@ -100,7 +99,6 @@ class KeyFetch:
                 known.source = source
             else:
                 self._sets[name] = _KeySet(name, source, self._reactor, self._parse, self._tried)
-                self._new.append(self._sets[name])
         for one in before.values():
             one.stop()
         if self._running:
@@ -122,9 +120,8 @@ class KeyFetch:
         return all(one.keys and one.failed is None for one in self._sets.values()) if self._sets else None
 
     def unfetched(self) -> Deferred[Sequence[str]]:
-        """Of the URLs that the latest `adopt` has brought, those without keys, and why, each in a line. Fires as what
-        `start` returns."""
-        return self._all_tried().addCallback(lambda _: [one.lacking() for one in self._new if not one.keys])
+        """Of which URLs there are no keys, and why, each in a line. Fires as what `start` returns."""
+        return self._all_tried().addCallback(lambda _: [one.lacking() for one in self._sets.values() if not one.keys])
 
     def start(self) -> Deferred[None]:
         """Fires when each set was tried once, whatever came of it, or after FIRST_WAIT seconds. Never fails."""

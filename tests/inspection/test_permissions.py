@@ -9,6 +9,7 @@ import pwd
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
@@ -158,6 +159,29 @@ def test_an_owner_and_a_group_without_names(site: Site, monkeypatch: pytest.Monk
     (site.folder / "jwt.pub").chmod(0o660)
     (one,) = found(site)
     assert (one.level, "the group 4711" in one.text) == (Level.WARN, True)
+
+
+@pytest.mark.parametrize(("group", "told"), [(0, 0), (4711, 0), (4712, 1)])
+def test_at_the_start_nobody_is_asked_for_names(
+    site: Site, monkeypatch: pytest.MonkeyPatch, group: int, told: int
+) -> None:
+    """They may be kept on another machine, which does not answer while the reactor waits."""
+    real = Path.stat
+
+    def status(path: Path, **more: bool) -> os.stat_result:
+        found = real(path, **more)
+        return os.stat_result((found.st_mode, *found[1:4], 4711, group, *found[6:10]))
+
+    def never(_: int) -> NoReturn:
+        raise AssertionError
+
+    monkeypatch.setattr(Path, "stat", status)
+    monkeypatch.setattr(pwd, "getpwuid", never)
+    monkeypatch.setattr(grp, "getgrgid", never)
+    (site.folder / "jwt.pub").chmod(0o660)
+    lines = [line for line in warnings(loaded(site, SECTIONS, {}), {}) if "jwt.pub" in line]
+    assert len(lines) == told
+    assert all("the group 4712 can change it" in line for line in lines)
 
 
 # --- at the start -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -329,6 +330,25 @@ def test_another_reload_meanwhile_begins_anew(poller: Poller, tmp_path: Path) ->
     again = crowd.told[first:]
     assert len(again) == len(set(again)) == 45
     assert set(again) == crowd.drivers
+    crowd.all._audit.close()
+
+
+def test_one_that_cannot_be_told_keeps_no_other_from_it(poller: Poller, tmp_path: Path) -> None:
+    crowd = Crowd(poller, tmp_path, 3)
+
+    class Broken(Slow):
+        def reloaded(self) -> None:
+            super().reloaded()
+            raise RuntimeError
+
+    crowd.drivers.add(Broken(crowd.turns, crowd.told))
+    for _ in range(2):
+        with suppress(RuntimeError):
+            crowd.all.reloaded()
+        while crowd.turns.next:
+            with suppress(RuntimeError):
+                crowd.turns.turn()
+    assert {one: crowd.told.count(one) for one in crowd.drivers} == dict.fromkeys(crowd.drivers, 2)
     crowd.all._audit.close()
 
 

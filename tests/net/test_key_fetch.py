@@ -376,13 +376,25 @@ def test_nor_is_a_slow_one_waited_for_longer_than_by_the_start() -> None:
     assert other.result == []
 
 
-def test_a_url_that_was_in_force_before_is_no_news() -> None:
-    """Nor is one that has never answered: what else was reloaded is not at fault."""
+def test_and_of_one_that_has_none_yet_by_each_reload() -> None:
     issuer, again = Issuer(), Issuer()
     fetching = Fetching(main=issuer)
     fetching.keys.start()
     issuer.fails()
     fetching.keys.adopt({"main": again.source})
+    assert fetching.keys.unfetched().result == [
+        "[jwt:main] jwks: it is down; until it is fetched, its tokens are refused"
+    ]
+
+
+def test_a_url_whose_last_answer_is_still_in_force_is_no_news() -> None:
+    issuer = Issuer()
+    fetching = Fetching(main=issuer)
+    fetching.keys.start()
+    issuer.says("one")
+    fetching.clock.advance(REFRESH)
+    issuer.fails()
+    fetching.keys.adopt({"main": issuer.source})
     assert fetching.keys.unfetched().result == []
     assert Fetching().keys.unfetched().result == []
 
