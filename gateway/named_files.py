@@ -15,7 +15,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -73,33 +73,65 @@ def alone(lock: Path, owner: int, patience: float) -> Iterator[None]:
     owner: whose it is to be, where root makes it. patience: seconds. Raises OSError with the lock's name, TimeoutError
     if somebody holds it for longer. It is for that user alone, because whoever can open a file can hold it for ever,
     and it is open for writing, without which another host's lock would not count where the folder is on NFS (flock(2)).
+
+    What is there already is never given to the owner: whose folder it is can move any file of root's in there to that
+    place, and one that is empty can be somebody's draft.
     """
     deadline, held = time.monotonic() + patience, False
     while not held:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        descriptor = os.open(lock, flags, 0o600)
+        descriptor, made = _opened_lock(lock)
         try:
-            _refuse_foreign(descriptor, lock, owner)
-            _wait(descriptor, lock, deadline)
-            # Of one that was removed while we waited, whoever comes next makes another.
-            held = _still(descriptor, lock)
+            with _named(lock):
+                _refuse_foreign(descriptor, lock, owner)
+                if made:
+                    _give(descriptor, owner)
+                _wait(descriptor, lock, deadline)
+                # Of one that was removed while we waited, whoever comes next makes another.
+                held = _still(descriptor, lock)
             if held:
                 yield
         finally:
             os.close(descriptor)
 
 
+def _opened_lock(lock: Path) -> tuple[int, bool]:
+    """Its descriptor, and whether there was none before. Raises OSError."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    while True:
+        try:
+            return os.open(lock, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+        except FileExistsError:
+            with suppress(FileNotFoundError):  # it was removed meanwhile
+                return os.open(lock, flags), False
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What fails of an open file has its name, which the call does not know. Raises OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def _refuse_foreign(descriptor: int, lock: Path, owner: int) -> None:
     found, user = os.fstat(descriptor), os.geteuid()
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "is not a file, so it is no lock; remove it", str(lock))
+    if found.st_size or found.st_nlink > 1:
+        raise OSError(errno.EINVAL, "is not empty, or has another name, so it is no lock; remove it", str(lock))
     if found.st_uid not in (user, owner):
         reason = f"is a lock of user {found.st_uid}, who could hold it for ever; remove it"
         raise PermissionError(errno.EPERM, reason, str(lock))
     if found.st_mode & _OTHERS:
         reason = "is a lock that others can open, and so hold for ever; chmod 600, or remove it"
         raise PermissionError(errno.EPERM, reason, str(lock))
-    if found.st_uid != owner:
+
+
+def _give(descriptor: int, owner: int) -> None:
+    if os.fstat(descriptor).st_uid != owner:
         os.fchown(descriptor, owner, -1)
 
 

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,24 @@ def _readable(path: Path) -> None:
     path.touch(0o644)
 
 
-LOCKS = [(_pipe, "is not a file"), (_endless, "symbolic"), (_linked, "symbolic"), (_readable, "others can open")]
+def _written(path: Path) -> None:
+    path.touch(0o600)
+    path.write_text("secret")
+
+
+def _of_two_names(path: Path) -> None:
+    path.touch(0o600)
+    path.with_name("other").hardlink_to(path)
+
+
+LOCKS = [
+    (_pipe, "is not a file"),
+    (_endless, "symbolic"),
+    (_linked, "symbolic"),
+    (_readable, "others can open"),
+    (_written, "is not empty, or has another name"),
+    (_of_two_names, "is not empty, or has another name"),
+]
 
 
 @pytest.mark.parametrize(("made", "why"), LOCKS)
@@ -150,6 +168,32 @@ def test_a_lock_of_somebody_else(tmp_path: Path) -> None:
     ):
         pytest.fail("it was used")
     assert told.value.filename == str(tmp_path / "lock")
+
+
+@pytest.mark.skipif(ME != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("content", ["", "secret"])
+def test_only_what_was_made_for_a_lock_is_given_away(tmp_path: Path, content: str) -> None:
+    """Whose folder it is can move any file of root's in there to the lock's place: also one that is empty as yet."""
+    lock = tmp_path / "lock"
+    lock.touch(0o600)
+    lock.write_text(content)
+    with suppress(OSError), alone(lock, 12345, 0), pytest.raises(TimeoutError), alone(lock, 0, 0):
+        pytest.fail("both were let in")
+    assert lock.stat().st_uid == 0
+
+
+def test_whatever_fails_has_the_name_of_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call on a descriptor knows none."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    for call, lock, owner in (("fcntl.flock", tmp_path / "one", ME), ("os.fchown", tmp_path / "two", ME + 12345)):
+        with monkeypatch.context() as patched, no_new_descriptors():
+            patched.setattr(call, fails)
+            with pytest.raises(OSError, match="No locks available") as told, alone(lock, owner, 0):
+                pytest.fail("it was used")
+        assert (told.value.errno, told.value.filename) == (errno.ENOLCK, str(lock))
 
 
 def test_a_lock_that_was_removed_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedWriter, FileIO
 from pathlib import Path
@@ -103,30 +103,41 @@ class Draft:
 def private(path: Path, force: bool) -> Iterator[Draft]:
     """A file, 0600, that appears with its last byte once the body has ended, and not at all if that fails.
 
-    force: it may replace another file. Raises Failure before the body if it must not. If it cannot get its name after
-    the body, all of it is still there under the name that the reason gives.
+    force: it may replace another file. Raises Failure before the body if it must not. What the body has kept stays
+    under the name that the reason gives, whatever fails after the body; so does all of it, if it cannot get its name.
     """
     _refuse_taken(path, force)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with BufferedWriter(_Raw(descriptor, path)) as file:
-        draft = Draft(path, Path(name), file)
-        try:
-            yield draft
-            draft.keep()
-        except Exception:
+    draft, done = Draft(path, Path(name), BufferedWriter(_Raw(descriptor, path))), False
+    try:
+        yield draft
+        done = draft.precious  # what it was kept for, which nobody takes back
+        draft.keep()
+    except Exception as error:
+        if done:
+            raise _left(draft, error) from error
+        draft.path.unlink()
+        raise
+    except BaseException:
+        # Nobody knows whether what the content is for was done: Ctrl-C can come right behind it.
+        if draft.precious:
+            note(f"Interrupted: what would have been {path} is in {draft.path}.")
+        else:
             draft.path.unlink()
-            raise
-        except BaseException:
-            # Nobody knows whether what the content is for was done: Ctrl-C can come right behind it.
-            if draft.precious:
-                note(f"Interrupted: what would have been {path} is in {draft.path}.")
-            else:
-                draft.path.unlink()
-            raise
+        raise
+    finally:
+        with suppress(OSError):  # it writes what is left, which has failed then before
+            draft.file.close()
     try:
         _publish(draft.path, path, force)
     except OSError as error:
-        raise Failure(f"{path}: {error.strerror}; its content is in {draft.path}") from error
+        raise _left(draft, error) from error
+
+
+def _left(draft: Draft, error: Exception) -> Failure:
+    """Without what `draft_of` says: something was changed."""
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+    return Failure(f"{draft.meant}: {reason}; its content is in {draft.path}")
 
 
 class _Raw(FileIO):

@@ -14,6 +14,7 @@ from typing import Final
 import click
 
 from gateway.cli.errors import Failure
+from gateway.cli.files import STREAM
 from gateway.registry.records import Taken
 
 # How many are told: whoever has more has imported a file twice.
@@ -26,11 +27,12 @@ force = click.option(
 
 @contextmanager
 def told_of_namesakes(force: bool, makes: str, out: str | None = None) -> Iterator[bool]:
-    """Whether each has to be the only one of its name. makes: what --force does. out: the file that keys go to.
+    """Whether each has to be the only one of its name. makes: what --force does. out: the file that keys go to,
+    or the stream.
 
     Raises Failure where one is not.
     """
-    replaces = force and out is not None and os.path.lexists(out)
+    replaces = force and out not in (None, STREAM) and os.path.lexists(out)
     try:
         yield replaces or not force
     except Taken as error:

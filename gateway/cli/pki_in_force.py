@@ -6,7 +6,7 @@ Refuses to call revoked what is still let in somewhere.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from gateway.cli.errors import Failure
 from gateway.cli.output import note
 from gateway.cli.pki_options import BY_HAND
 from gateway.cli.running import TakenUp, take_up
-from gateway.cli.settings import Installation
+from gateway.cli.settings import NO_LISTENER, Installation
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class InForce:
     """done: what the running gateway made of it; None: it was not asked, since it would not read the list.
-    unread: in words, each place that believes the authority, and does not read it. read: one does."""
+    unread: in words, each place that believes the authority, and does not read it. listless: the same of those that
+    read no list at all. read: one does."""
 
     done: TakenUp | None
     unread: tuple[str, ...] = ()
+    listless: tuple[str, ...] = ()
     read: bool = False
 
     @property
@@ -39,18 +41,18 @@ class InForce:
 
     @property
     def everywhere(self) -> bool:
-        return self.reloaded is True and self.read and not self.unread
+        return self.reloaded is True and self.read and not (self.unread or self.listless)
 
     def insist(self) -> None:
         """At the end of a command that takes certificates back. Raises Failure if they are still let in."""
         if self.done is not None:
             self.done.insist(BY_HAND)
-        if self.unread:
-            raise Failure("\n".join(("what was changed is written, but not in force.", *self.unread)))
+        if self.unread or self.listless:
+            raise Failure("\n".join(("what was changed is written, but not in force.", *self.unread, *self.listless)))
 
     def warn(self) -> None:
-        """The same of a list that takes nothing more back than the one before: whoever has that has missed nothing yet.
-        Raises Failure if the gateway has not taken it up."""
+        """The same of a list that takes nothing more back than the one before: whoever has that has missed nothing yet,
+        and whoever reads none never will. Raises Failure if the gateway has not taken it up."""
         for one in self.unread:
             note(f"Warning: {one}")
         if self.done is not None:
@@ -62,23 +64,36 @@ def put_in_force(installation: Installation, directory: str, ca: Certificate, ki
     file = installation.folder / directory / "crl.pem"
     try:
         ini, config = installation.configuration()
-    except (Failure, ConfigError, OSError):
-        return InForce(take_up(installation))  # which tells what is wrong with it
+    except Failure:
+        return InForce(take_up(installation))  # which tells what is wrong
+    except (ConfigError, OSError) as error:
+        if isinstance(error, ConfigError) and {(one.section, one.key) for one in error.problems} == {NO_LISTENER}:
+            return InForce(take_up(installation))  # nothing is wrong: it is that of whoever writes the registry
+        # The gateway may well be able to: it has what the environment lacks here, or other rights.
+        why = f"the configuration cannot be used here, so nobody knows whether the gateway reads {file}: {error}"
+        return InForce(take_up(installation), (why,))
     places = tuple(_places(config))
     meant = tuple(one for one in places if one.kind in kinds)
-    found = (one.words(file) for one in meant if one.believes(ca) and not one.reads(file))
-    unread = tuple(f"{ini}: {words}" for words in dict.fromkeys(found))
+    unread = _told(ini, (one.unread(ca, file) for one in meant if one.key))
+    listless = _told(ini, (one.unread(ca, file) for one in meant if not one.key))
     # A list that clients are asked for has all that is revoked, and the gateway must not go by an old one.
     if any(one.reads(file) for one in places if one in meant or one.kind == "client"):
-        return InForce(take_up(installation), unread, any(one.reads(file) for one in meant))
+        return InForce(take_up(installation), unread, listless, any(one.reads(file) for one in meant))
     if unread:
-        return InForce(None, unread)
-    return InForce(TakenUp(None, f"Nothing in {ini} is verified by this CA: bring {file} to where its CRL is read."))
+        return InForce(None, unread, listless)
+    what = "goes by a list of this CA" if listless else "is verified by this CA"
+    return InForce(TakenUp(None, f"Nothing in {ini} {what}: bring {file} to where its CRL is read."), (), listless)
+
+
+def _told(ini: Path, found: Iterable[str | None]) -> tuple[str, ...]:
+    """Of what several sections share, each is told of once."""
+    return tuple(f"{ini}: {words}" for words in dict.fromkeys(found) if words is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where certificates are verified. kind: whose. section, key: what says by which list; crl: that one."""
+    """Where certificates are verified. kind: whose. section, key: what says by which list, empty where nothing can;
+    crl: that one."""
 
     kind: str
     section: str
@@ -86,17 +101,17 @@ class _Place:
     authorities: Path | None
     crl: Path | None
 
-    def believes(self, ca: Certificate) -> bool:
-        """The CA's certificate may have been renewed since, with the same key."""
-        from gateway.pem import load_certificates
-
-        if self.authorities is None:
-            return False
+    def unread(self, ca: Certificate, file: Path) -> str | None:
+        """In words, why what is revoked is let in there; None: it is not. What cannot be read may be that CA."""
+        if self.authorities is None or self.reads(file):
+            return None
         try:
-            found = load_certificates(self.authorities)
-        except (OSError, ValueError):
-            return False
-        return any((one.subject, one.public_key()) == (ca.subject, ca.public_key()) for one in found)
+            return self.words(file) if _is_among(ca, self.authorities) else None
+        except OSError as error:
+            why = f"{self.authorities}: {error.strerror}"
+        except ValueError as error:
+            why = str(error)
+        return f"{why}, so it may be this CA: {self.words(file)}"
 
     def reads(self, file: Path) -> bool:
         try:
@@ -105,6 +120,11 @@ class _Place:
             return False
 
     def words(self, file: Path) -> str:
+        if not self.key:
+            return (
+                f"[{self.section}] has no list of revoked certificates: it goes on believing this one until its "
+                "authority there is another"
+            )
         if self.crl is None:
             return (
                 f"[{self.section}] has no {self.key}: nothing is revoked there until it has {self.key} = {file}, and "
@@ -116,11 +136,26 @@ class _Place:
         )
 
 
+def _is_among(ca: Certificate, authorities: Path) -> bool:
+    """Its certificate may have been renewed since, with the same key. Raises OSError, ValueError."""
+    from gateway.pem import load_certificates
+
+    found = load_certificates(authorities)
+    return any((one.subject, one.public_key()) == (ca.subject, ca.public_key()) for one in found)
+
+
 def _places(config: Config) -> Iterator[_Place]:
     from gateway.inspection.expiry import clients_tls, listeners_tls
 
     for section, tls in listeners_tls(config).items():
+        if tls.client_certificate == "none":
+            continue
         said = tls.sections.get("client_crl" if tls.client_crl else "client_ca", section)
         yield _Place("client", said, "client_crl", tls.client_ca, tls.client_crl)
     for section, upstream in clients_tls(config).items():
         yield _Place("server", section, "crl", upstream.root_certificate, upstream.crl)
+    for jwt in config.jwt.values():
+        yield _Place("server", f"jwt:{jwt.name}", "", jwt.jwks_root_certificate, None)
+    database = config.registry.database if config.registry is not None else None
+    if database is not None and not isinstance(database, Path):
+        yield _Place("server", "registry", "", database.root_certificate, None)

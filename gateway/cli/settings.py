@@ -32,7 +32,7 @@ _REGISTRY: Final = "registry.sqlite"
 _CONTROL: Final = "control.sock"
 
 # Section and key of what `config` finds where nothing would listen.
-_NO_LISTENER: Final = ("postgres:main", "section")
+NO_LISTENER: Final = ("postgres:main", "section")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Installation:
 
         path, config, problems = self.read()
         if _is_registry_alone(config):
-            problems.found = [one for one in problems.found if (one.section, one.key) != _NO_LISTENER]
+            problems.found = [one for one in problems.found if (one.section, one.key) != NO_LISTENER]
         if config.registry is not None:
             insist(problems, ("registry",))
             return config.registry

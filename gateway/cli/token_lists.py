@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,27 +59,54 @@ def by_token(path: str, found: Sections) -> Concerned:
     Nobody else does: whoever brings a forgery of the same jti, with an earlier exp, would have the line of the true one
     dropped early. Raises Failure, also where the section that was named does not believe it, and OSError.
     """
-    token = read_token(path)
-    believed: dict[str, Identity] = {}
-    refused: list[tuple[str, str]] = []
-    unfetched: list[tuple[str, str]] = []
-    for one in found.sound:
-        try:
-            believed[one.name] = verified(token, one, frozenset())
-        except Failure as error:
-            (refused if isinstance(error, Refused) else unfetched).append((one.name, error.message))
+    answers = _asked(read_token(path), found.sound)
+    believed, unfetched = answers.believed, answers.unfetched
     by = found.chosen.name if found.chosen is not None else None
     if not believed or by not in (None, *believed):
-        raise Failure(f"{path}: {_why([*refused, *unfetched], by)}; if it is to be revoked anyway, give its jti")
+        why = _why({**answers.refused, **unfetched}, by)
+        raise Failure(f"{path}: {why}; if it is to be revoked anyway, give its jti")
     serials = {identity.serial for identity in believed.values()}
     if None in serials:
         raise Failure(f"{path}: it has no jti, so it cannot be revoked alone: remove the key that signed it")
     (jti,) = serials  # it is one token
     assert jti is not None
     expires = max(math.ceil(identity.expires) for identity in believed.values())
-    unknown = (f"[jwt:{name}] {why}; if it believes the token, revoke the jti there, too" for name, why in unfetched)
+    unknown = (
+        f"[jwt:{name}] {why}; if it believes the token, revoke the jti there, too" for name, why in unfetched.items()
+    )
     sections = tuple(one for one in found.sound if one.name in believed)
     return Concerned(jti, expires, sections, (*unknown, *_unreadable(found)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Of each section, by its name: whom the token proves to it, why it never does, or why nobody knows."""
+
+    believed: dict[str, Identity] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    unfetched: dict[str, str] = field(default_factory=dict)
+
+    def ask(self, token: bytes, section: JWTSettings, now: float) -> None:
+        """now: seconds since the epoch."""
+        try:
+            self.believed[section.name] = verified(token, section, frozenset(), now)
+        except Refused as error:
+            self.refused.setdefault(section.name, error.message)  # by now, if it was asked before
+        except Failure as error:
+            self.unfetched[section.name] = error.message
+
+
+def _asked(token: bytes, sections: Sequence[JWTSettings]) -> _Answers:
+    """One that refuses it now may believe it yet: by less leeway it is too early (nbf, iat), and without an iat it
+    lives too long (max_lifetime) until it is about to end. Whoever believes it at any time does so at its very end."""
+    answers, now = _Answers(), time.time()
+    for one in sections:
+        answers.ask(token, one, now)
+    ends = {identity.claims["exp"] for identity in answers.believed.values()}  # one, since it is one token
+    for one in sections:
+        if one.name in answers.refused and ends:
+            answers.ask(token, one, max(now, math.nextafter(max(ends) + one.leeway, 0)))
+    return answers
 
 
 def put_on_lists(concerned: Concerned, config: Config) -> Listed:
@@ -114,9 +141,8 @@ def _unreadable(found: Sections) -> Iterator[str]:
         yield f"{problem}; nobody can tell whether that section believes the token. Mend it, and try again"
 
 
-def _why(refused: Iterable[tuple[str, str]], name: str | None) -> str:
+def _why(reasons: Mapping[str, str], name: str | None) -> str:
     """name: of the section that alone is meant."""
-    reasons = dict(refused)
     if name is not None or len(reasons) == 1:
         return reasons.get(name or "", next(iter(reasons.values())))
     return "; ".join(f"[jwt:{one}] {reason}" for one, reason in reasons.items())

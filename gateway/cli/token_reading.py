@@ -109,8 +109,9 @@ def _shown_with(token: bytes, settings: JWTSettings, peer: bytes | None) -> Iden
     return identity
 
 
-def verified(token: bytes, settings: JWTSettings, revoked: frozenset[str]) -> Identity:
-    """Whom it proves, unless it is bound to a certificate that is not theirs. Raises Failure."""
+def verified(token: bytes, settings: JWTSettings, revoked: frozenset[str], now: float | None = None) -> Identity:
+    """Whom it proves, unless it is bound to a certificate that is not theirs. now: seconds since the epoch; None: as
+    the clock has it. Raises Failure."""
     from gateway.restrictions import restrictions
     from gateway.tokens import TokenVerifier
 
@@ -124,7 +125,7 @@ def verified(token: bytes, settings: JWTSettings, revoked: frozenset[str]) -> Id
         revocable=settings.revoked_file is not None,
     )
     with _refused():
-        identity = verifier.verify(token, time.time())
+        identity = verifier.verify(token, time.time() if now is None else now)
         restrictions(identity.claims)
     return identity
 

@@ -185,3 +185,32 @@ def test_a_disk_that_is_full_at_once_is_told_as_well(tmp_path: Path, size: int) 
         os.dup2(full.fileno(), draft.file.fileno())
         draft.file.write(b"x" * size)
     assert names(tmp_path) == []
+
+
+def test_what_was_kept_for_a_change_that_was_made_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else has the new key, and it counts by now."""
+
+    def broken(_: int) -> None:
+        raise OSError(5, os.strerror(5))
+
+    told = "keys: Input/output error; its content is in "
+    with pytest.raises(Failure, match=told) as caught, private(tmp_path / "keys", force=False) as draft:
+        draft.file.write(b"key")
+        draft.keep()
+        monkeypatch.setattr(os, "fsync", broken)
+    assert names(tmp_path) == [draft.path.name]
+    assert Path(str(caught.value.message).rpartition(" ")[2]).read_bytes() == b"key"
+
+
+def test_what_is_written_behind_that_takes_nothing_with_it(tmp_path: Path) -> None:
+    told = "keys: No space left on device; its content is in "
+    with (
+        Path("/dev/full").open("wb") as full,
+        pytest.raises(Failure, match=told),
+        private(tmp_path / "keys", force=False) as draft,
+    ):
+        draft.file.write(b"key")
+        draft.keep()
+        draft.file.write(b"more")
+        os.dup2(full.fileno(), draft.file.fileno())
+    assert draft.path.read_bytes() == b"key"

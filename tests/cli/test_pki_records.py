@@ -245,6 +245,99 @@ def test_a_configuration_that_cannot_be_used_is_told_by_the_reload(pki: PKI) -> 
     assert (result.exit_code, len(serials(pki))) == (1, 1)
 
 
+def test_a_configuration_that_only_the_gateway_can_use(pki: PKI, reloads: list[Installation]) -> None:
+    """It has a variable that whoever revokes has not: what it reads is not known here, though it is reloaded."""
+    configured(pki)
+    with (pki.here / "gw.ini").open("a") as file:
+        file.write("[upstream:other]\nhosts = ${NO_SUCH_VARIABLE}\n")
+    result = pki.run("revoke", "alice")
+    assert (result.exit_code, len(reloads), "from now on" in result.stdout) == (1, 1, False)
+    assert (
+        "but not in force.\nthe configuration cannot be used here, so nobody knows whether the gateway" in result.stderr
+    )
+    assert f"reads {pki.folder / 'crl.pem'}: [upstream:other] hosts: " in result.stderr
+    result = pki.run("crl")
+    assert (result.exit_code, "Warning: the configuration cannot be used here" in result.stderr) == (0, True)
+
+
+def test_a_listener_that_only_the_gateway_can_use(pki: PKI) -> None:
+    """Beside a registry it is not as if nothing listened."""
+    listener = "[postgres:main]\nlisten = ${NO_SUCH_VARIABLE}\nrules = allow all all all\n"
+    pki.write("gw.ini", f"[registry]\ndatabase = things.sqlite\n{listener}")
+    result = pki.run("revoke", "alice")
+    assert (result.exit_code, "[postgres:main] listen: " in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [("-----BEGIN CERTIFICATE-----\n", "is not a readable PEM certificate"), (None, "No such file or directory")],
+)
+def test_an_authority_that_cannot_be_read_may_be_this_one(
+    pki: PKI, reloads: list[Installation], content: str | None, why: str
+) -> None:
+    if content is not None:
+        pki.write("unreadable.crt", content)
+    configured(pki, client_ca="unreadable.crt")
+    result = pki.run("revoke", "alice")
+    assert (result.exit_code, "from now on" in result.stdout) == (1, False)
+    assert "[postgres:main] has no client_crl: nothing is revoked there until it has client_crl = " in result.stderr
+    assert f"{pki.here / 'unreadable.crt'}: {why}, so it may be this CA: " in result.stderr
+    assert not reloads
+    configured(pki, "pki/crl.pem", client_ca="unreadable.crt")
+    assert pki.ok("revoke", "alice").endswith("\nThe certificate is refused from now on.\n")
+
+
+LISTLESS = [
+    "[jwt:other]\njwks = https://issuer.example/keys\njwks_root_certificate = pki/ca.crt\n",
+    "[registry]\ndatabase = postgresql://gw@db.example/gw\ntls = verify-full\nroot_certificate = pki/ca.crt\n",
+]
+
+
+@pytest.mark.parametrize("listless", LISTLESS)
+@pytest.mark.parametrize("crl", ["", "pki/crl.pem"])
+def test_who_goes_by_no_list_believes_a_server_that_is_revoked(
+    pki: PKI, reloads: list[Installation], crl: str, listless: str
+) -> None:
+    configured(pki, "pki/crl.pem", crl)
+    with (pki.here / "gw.ini").open("a") as file:
+        file.write(listless)
+    (pki.here / "gw.ini").chmod(0o600)
+    section = listless.partition("\n")[0]
+    told = f"{section} has no list of revoked certificates: it goes on believing this one until its authority there"
+    result = pki.run("revoke", "server")
+    assert (result.exit_code, len(reloads), "from now on" in result.stdout) == (1, 1, False)
+    assert f"{pki.here / 'gw.ini'}: {told} is another\n" in result.stderr
+    assert "nothing is revoked there until" not in result.stderr
+    # Clients do not go there, and a new list says nothing of any one certificate.
+    for arguments in (("revoke", "alice"), ("crl",)):
+        result = pki.run(*arguments)
+        assert (result.exit_code, result.stderr) == (0, "The running gateway was reloaded.\n")
+
+
+def test_where_nothing_goes_by_any_list(pki: PKI, reloads: list[Installation]) -> None:
+    pki.ok("ca", "--dir", "others")
+    configured(pki, client_ca="others/ca.crt")
+    with (pki.here / "gw.ini").open("a") as file:
+        file.write(LISTLESS[0])
+    result = pki.run("revoke", "server")
+    assert (result.exit_code, "[jwt:other] has no list of" in result.stderr) == (1, True)
+    result = pki.run("crl")
+    assert (result.exit_code, "goes by a list of this CA: bring " in result.stderr) == (0, True)
+    assert not reloads
+
+
+def test_where_nobody_is_asked_for_a_certificate_nobody_is_let_in_by_one(pki: PKI, reloads: list[Installation]) -> None:
+    """What all listeners share need not be for each."""
+    configured(pki, "pki/crl.pem", more="none")
+    shared = "client_certificate = required\nclient_ca = pki/ca.crt\n"
+    head, mqtt, tail = (pki.here / "gw.ini").read_text().partition("[mqtt:main]\n")
+    text = head.replace("[tls]\n", f"[tls]\n{shared}") + mqtt + tail.replace(shared, "client_certificate = none\n")
+    pki.write("gw.ini", text)
+    assert pki.ok("revoke", "alice").endswith("\nThe certificate is refused from now on.\n")
+    pki.write("gw.ini", text.replace("client_certificate = none", "client_certificate = optional"))
+    assert (pki.run("revoke", "alice").exit_code, len(reloads)) == (1, 2)
+
+
 def test_where_nobody_answers_nobody_knows(pki: PKI) -> None:
     """It may have been started before the socket was written, and go on."""
     configured(pki, "pki/crl.pem")

@@ -256,6 +256,13 @@ def test_forcing_a_name_never_takes_the_key_of_who_has_it(console: Console) -> N
     assert len(console.json("thing", "list")) == 1
 
 
+def test_the_stream_replaces_no_file_of_its_name(console: Console) -> None:
+    Path("-").write_text("a file")
+    console.ok("thing", "create", "boiler")
+    console.ok("thing", "create", "boiler", "--force", "--key-out", "-")
+    assert (len(console.json("thing", "list")), Path("-").read_text()) == (2, "a file")
+
+
 @pytest.mark.parametrize("command", ["create", "rotate-key"])
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_key_is_not_shown_on_a_terminal(console: Console, command: str, options: tuple[str, ...]) -> None:

@@ -273,6 +273,43 @@ def test_a_token_that_only_another_section_believes(console: Console) -> None:
     assert (listed(), Path("others.txt").read_text().partition("\t")[0]) == (["# lost"], "b")
 
 
+LATER: list[tuple[dict[str, float], dict[str, object]]] = [
+    ({"exp": 900, "nbf": 60}, {"leeway": 0}),
+    ({"exp": 900, "iat": 60}, {"leeway": 0}),
+    ({"exp": 900, "nbf": 110}, {"leeway": 100}),
+    ({"exp": 900, "nbf": 905}, {"leeway": 5}),
+    ({"exp": 7200}, {"leeway": 120, "max_lifetime": 3600}),
+]
+
+
+@pytest.mark.parametrize("name", [(), ("--jwt", "main"), ("--jwt", "other")])
+@pytest.mark.parametrize(("dates", "more"), LATER)
+def test_one_that_believes_the_token_later(
+    console: Console, dates: dict[str, float], more: dict[str, object], name: tuple[str, ...]
+) -> None:
+    """In a minute its owner would be let in."""
+    others(public_keys="issuer.pub", revoked="others.txt", **more)
+    configured = Path("gw.ini").read_text()
+    Path("gw.ini").write_text(configured.replace("[jwt:main]\n", "[jwt:main]\nleeway = 1000\n"))
+    now = int(time.time())
+    token = jwt.encode({"sub": "a", "jti": "b", **{one: now + at for one, at in dates.items()}}, KEY, "EdDSA")
+    told = console.ok("token", "revoke", "--token-file", "-", *name, stdin=token)
+    assert told.endswith("The token b is refused from now on.\n")
+    line = f"b\t{now + dates['exp'] + 1000}"
+    assert (listed()[1:], Path("others.txt").read_text()) == ([line], f"{line}\n")
+
+
+def test_one_that_has_believed_the_token_does_not_again(console: Console) -> None:
+    others(public_keys="issuer.pub", leeway=0)
+    configured = Path("gw.ini").read_text()
+    Path("gw.ini").write_text(configured.replace("[jwt:main]\n", "[jwt:main]\nleeway = 100\n"))
+    token = jwt.encode({"sub": "a", "jti": "b", "exp": int(time.time()) - 10}, KEY, "EdDSA")
+    told = console.ok("token", "revoke", "--token-file", "-", stdin=token)
+    assert (told.endswith("from now on.\n"), len(listed())) == (True, 2)
+    refused = console.refused("token", "revoke", "--token-file", "-", "--jwt", "other", stdin=token)
+    assert "the token expired 1" in refused
+
+
 def test_a_token_that_nobody_believes(console: Console, reloads: list[str]) -> None:
     others(public_keys="other.pub", revoked="others.txt", issuer="b")
     configured = Path("gw.ini").read_text()
