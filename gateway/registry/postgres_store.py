@@ -19,10 +19,12 @@ from gateway.registry.settings import PostgresDatabase
 from gateway.registry.store import Row
 
 # Milliseconds. No statement of ours takes long; what waits for another's lock should say so while somebody looks on.
+# And it has to see what the other did: a role may have been given another isolation, with which it would not.
 _SESSION: Final = {
     "statement_timeout": "60000",
     "lock_timeout": "15000",
     "idle_in_transaction_session_timeout": "60000",
+    "default_transaction_isolation": "read committed",
 }
 _PAGE: Final = 1_000
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import psycopg2
-from psycopg2 import extensions, sql
+from psycopg2 import extensions
+from psycopg2.sql import SQL, Composable
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python.failure import Failure
@@ -28,6 +29,13 @@ Row = tuple[Any, ...]
 # Seconds for each host to let us in; and for an answer, after the server's own statement_timeout of a minute.
 CONNECT_TIMEOUT: Final = 10.0
 ANSWER_TIMEOUT: Final = 70.0
+
+# How the server spells what the catalogs say. Set in the session: whatever else says otherwise, be it for a role, a
+# database or by the environment (libpq's PGTZ comes after its `options`), has been said by then.
+_SPELLING: Final = SQL(
+    "SET timezone = 'UTC'; SET datestyle = 'ISO, MDY'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1; "
+    "SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET quote_all_identifiers = off"
+)
 
 
 class Refused(ShareError):
@@ -50,7 +58,7 @@ class Administrator:
         hosts = str(wanted["host"]).count(",") + 1
         await self._within(CONNECT_TIMEOUT * hosts, self._connection.connect(**wanted))
 
-    async def run(self, statement: sql.Composable) -> None:
+    async def run(self, statement: Composable) -> None:
         await self._within(ANSWER_TIMEOUT, self._connection.runOperation(rendered(statement)))
 
     async def rows(self, query: str, values: Mapping[str, Any] | None = None) -> list[Row]:
@@ -175,6 +183,7 @@ async def _connected(
     admin = Administrator(reactor)
     try:
         await admin.open(wanted)
+        await admin.run(_SPELLING)
         return await work(admin)
     finally:
         admin.close()

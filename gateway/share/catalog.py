@@ -172,14 +172,10 @@ SELECT string_agg(word, ', ' ORDER BY word) || ' on ' || c.oid::regclass::text, 
 FROM pg_class AS c
 CROSS JOIN unnest(%(words)s) AS p (word)
 CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM aclexplode(c.relacl) AS one
-    WHERE one.grantee = 0 AND one.privilege_type = word
-    UNION ALL SELECT FROM pg_attribute, aclexplode(attacl) AS one
-    WHERE attrelid = c.oid AND one.grantee = 0 AND one.privilege_type = word) AS public) AS everybody
+    WHERE one.grantee = 0 AND one.privilege_type = word) AS public) AS everybody
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND NOT (c.oid = %(view)s AND word = 'SELECT')
   AND (CASE word WHEN 'USAGE' THEN c.relkind = 'S' AND has_sequence_privilege(%(role)s::oid, c.oid, word)
-      ELSE has_table_privilege(%(role)s::oid, c.oid, word) END
-    OR (c.relnamespace <> 'pg_catalog'::regnamespace AND word IN ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES')
-      AND has_any_column_privilege(%(role)s::oid, c.oid, word)))
+      ELSE has_table_privilege(%(role)s::oid, c.oid, word) END)
   AND NOT (word = 'SELECT' AND c.relnamespace = 'information_schema'::regnamespace AND c.oid < 16384)
   AND NOT EXISTS (SELECT FROM pg_init_privs AS i, aclexplode(i.initprivs) AS one
     WHERE i.classoid = 'pg_class'::regclass AND i.objoid = c.oid AND i.objsubid = 0 AND i.privtype = 'i'
@@ -187,15 +183,19 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND NOT (c.oid = %(view)s AND 
 GROUP BY c.oid
 """
 
+# What is given of single columns is taken, and given back, of these alone: it may be all that others have.
 _COLUMNS: Final = """
-SELECT privilege_type || ' on ' || attrelid::regclass || ' (' || quote_ident(attname) || ')', NULL,
-       CASE grantee WHEN 0 THEN format('REVOKE %%s (%%I) ON TABLE %%s FROM PUBLIC',
-         privilege_type, attname, attrelid::regclass) END
-FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid, aclexplode(attacl) AS acl
-WHERE c.relnamespace = 'pg_catalog'::regnamespace AND grantee IN (0, %(role)s)
+SELECT word || ' on ' || attrelid::regclass || ' (' || quote_ident(attname) || ')', NULL,
+       CASE WHEN public THEN format('REVOKE %%s (%%I) ON TABLE %%s FROM PUBLIC', word, attname, attrelid::regclass) END
+FROM (
+  SELECT attrelid, attnum, attname, privilege_type, bool_or(grantee = 0)
+  FROM pg_attribute, aclexplode(attacl) WHERE NOT attisdropped AND attrelid <> %(view)s GROUP BY 1, 2, 3, 4
+) AS given (attrelid, attnum, attname, word, public)
+WHERE (public OR (has_column_privilege(%(role)s::oid, attrelid, attnum, word)
+    AND NOT has_table_privilege(%(role)s::oid, attrelid, word)))
   AND NOT EXISTS (SELECT FROM pg_init_privs AS i, aclexplode(i.initprivs) AS one
     WHERE i.classoid = 'pg_class'::regclass AND i.objoid = attrelid AND i.objsubid IN (0, attnum) AND i.privtype = 'i'
-      AND one.grantee = 0 AND one.privilege_type = acl.privilege_type)
+      AND one.grantee = 0 AND one.privilege_type = word)
 """
 
 # Functions that act with other rights than the caller's: their owner's, the server's user's, another session's. Those
@@ -319,11 +319,12 @@ FROM pg_depend WHERE refclassid = 'pg_namespace'::regclass AND refobjid = %(sche
   AND NOT (classid = 'pg_class'::regclass AND objid = %(view)s)
 """.replace("{form}", FORM).replace("{digest}", DIGEST)
 
-# A session's settings are its user's own to choose.
+# A session's settings are its user's own to choose. In the words, which are JSON, a line feed is a letter: the name of
+# the function may have one before it.
 _CHOSEN: Final = """
 SELECT DISTINCT 'what the partner sets, for ' || pg_describe_object(class, object, 0), 'it asks for settings', NULL
 FROM pg_class AS c, LATERAL ({behind}) AS behind
-WHERE c.oid = %(view)s AND words ~ '\\m(current_setting|pg_settings|pg_show_all_settings)\\M'
+WHERE c.oid = %(view)s AND words ~* '(current_setting|pg_settings|pg_show_all_settings)\\M'
 """.replace("{behind}", BEHIND)
 
 _QUESTIONS: Final[Mapping[str, str]] = {
@@ -335,7 +336,7 @@ _QUESTIONS: Final[Mapping[str, str]] = {
     "rights on the view, its schema and the database": _OWN,
     "rights on schemas": _SCHEMAS,
     "rights on tables, views and sequences": _RELATIONS,
-    "rights on columns of catalogs": _COLUMNS,
+    "rights on columns": _COLUMNS,
     "functions with rights of others": _FUNCTIONS,
     "languages made by hand": _LANGUAGES,
     "foreign data wrappers, foreign servers and tablespaces": _PLACES,

@@ -4,7 +4,8 @@ Owns the question: which views, policies and functions stand behind the view, an
 catalogs alone: nothing of the view is planned or executed.
 
 PostgreSQL knows what a rule, a policy or a body in SQL's own words depends on. Of a body that is a text it knows
-nothing: there every function counts whose name is a word of the text, and no more can be seen.
+nothing: there every function counts whose name is a word of the text, in whatever case, and no more can be seen. Of a
+foreign table it is not seen as whom the other server is asked: a user mapping may have a password, and is never read.
 """
 
 from __future__ import annotations
@@ -36,11 +37,16 @@ BEHIND: Final = """
         AND EXISTS (SELECT FROM unnest(p.polroles) AS one
           WHERE CASE one WHEN 0 THEN true ELSE pg_has_role(reader, one, 'USAGE') END)
       UNION ALL
-      SELECT 'pg_attrdef'::regclass, d.oid, reader
-      FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-      WHERE class = 'pg_class'::regclass AND a.attrelid = object AND a.attgenerated = 'v' AND EXISTS (SELECT
-        FROM pg_depend AS n WHERE n.refclassid = class AND n.refobjid = object AND n.refobjsubid = a.attnum
-          AND n.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass))
+      SELECT 'pg_attrdef'::regclass, f.oid, CASE WHEN class = 'pg_proc'::regclass
+        THEN (SELECT CASE WHEN prosecdef THEN proowner ELSE reader END FROM pg_proc WHERE oid = object) ELSE reader END
+      FROM pg_depend AS d JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attgenerated = 'v'
+        JOIN pg_attrdef AS f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+      WHERE d.classid = class AND d.objid = object AND d.refclassid = 'pg_class'::regclass AND (
+        d.refobjsubid = a.attnum OR CASE class
+          WHEN 'pg_rewrite'::regclass THEN (SELECT ev_action::text FROM pg_rewrite WHERE oid = object)
+          WHEN 'pg_policy'::regclass THEN (SELECT polqual::text FROM pg_policy WHERE oid = object)
+          WHEN 'pg_proc'::regclass THEN (SELECT to_jsonb(p) ->> 'prosqlbody' FROM pg_proc AS p WHERE oid = object)
+          END ~ ':varattno 0 ')
       UNION ALL
       SELECT 'pg_constraint'::regclass, oid, reader
       FROM pg_constraint WHERE class = 'pg_type'::regclass AND contypid = object
@@ -55,14 +61,19 @@ BEHIND: Final = """
       UNION ALL
       SELECT 'pg_proc'::regclass, named.oid, CASE WHEN p.prosecdef THEN p.proowner ELSE reader END
       FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang AND l.lanname NOT IN ('c', 'internal'),
-        regexp_matches(p.prosrc, '\\w+', 'g') AS word JOIN pg_proc AS named ON named.proname = word[1]
+        regexp_matches(p.prosrc, '\\w+', 'g') AS word
+        JOIN pg_proc AS named ON named.proname IN (word[1], lower(word[1]))
       WHERE class = 'pg_proc'::regclass AND p.oid = object AND named.oid >= 16384
     ) AS next
   )
   SELECT DISTINCT class, object, CASE class
     WHEN 'pg_class'::regclass THEN (SELECT jsonb_build_array(t.oid::regclass, reader::regrole,
         CASE WHEN t.relkind IN ('v', 'm') THEN pg_get_viewdef(t.oid) END,
-        (SELECT ftoptions FROM pg_foreign_table WHERE ftrelid = t.oid), t.relrowsecurity, CASE WHEN t.relrowsecurity
+        (SELECT jsonb_build_array(ftoptions, srvname, srvoptions, (
+            SELECT jsonb_agg(jsonb_build_array(attname, attfdwoptions) ORDER BY attnum)
+            FROM pg_attribute WHERE attrelid = t.oid AND attfdwoptions IS NOT NULL AND NOT attisdropped))
+          FROM pg_foreign_table JOIN pg_foreign_server AS s ON s.oid = ftserver WHERE ftrelid = t.oid),
+        t.relrowsecurity, CASE WHEN t.relrowsecurity
         THEN jsonb_build_array(t.relforcerowsecurity, pg_has_role(reader, t.relowner, 'USAGE'),
           (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE oid = reader)) END)
       FROM pg_class AS t WHERE t.oid = object)

@@ -36,10 +36,10 @@ def leading_to(
 
 
 def _places(upstream: Upstream) -> set[Address]:
-    return {place for address in upstream.addresses for place in (address, *_resolved(address))}
+    return {place for address in upstream.addresses for place in (address, *resolved(address))}
 
 
-def _resolved(address: Address) -> list[Address]:
+def resolved(address: Address) -> list[Address]:
     """A Unix socket, and a name that is not known now, are only themselves."""
     if not address.port:
         return []

@@ -9,7 +9,7 @@ what a partner may read is never a by-product.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NoReturn
@@ -83,6 +83,10 @@ SELECT current_database()::text, format('GRANT TEMPORARY ON DATABASE %I TO PUBLI
 WHERE NOT has_database_privilege('public', current_database(), 'TEMPORARY')
 """
 _LEFT: Final = "SELECT rolname FROM pg_roles WHERE rolname IN (%(name)s, %(name)s || '_owner') ORDER BY rolname"
+_STRANGERS: Final = """
+SELECT pg_get_userbyid(nspowner)::text, current_database()::text FROM pg_namespace
+WHERE nspname = %(name)s AND nspowner NOT IN (SELECT oid FROM pg_roles WHERE rolname = %(owner)s)
+"""
 # Its name may have changed since it was recorded.
 _DATABASE: Final = """
 SELECT datname FROM pg_database AS d, LATERAL (SELECT EXISTS (
@@ -159,7 +163,7 @@ class Creation:
         for statement in statements.create(share, admin.verifier(self.password, share.name)):
             await _explained(admin, statement)
         await _check_readable(admin, share)
-        ((by,),) = await admin.rows("SELECT session_user::text")
+        ((by,),) = await admin.rows("SELECT current_user::text")
         made = Record(share, await digest(admin, share.name), datetime.now(UTC).isoformat(timespec="seconds"), by)
         for statement in statements.record(share, made.comment()):
             await admin.run(statement)
@@ -356,12 +360,24 @@ async def _terminate(admin: Administrator, share: Share) -> None:
 
 async def _drop(admin: Administrator, share: Share) -> None:
     roles = [role for (role,) in await admin.rows(_ROLES, {"name": share.name, "owner": share.owner})]
+    await _check_its_own(admin, share, roles)
     first, *others = statements.drop(share, roles)
     await admin.run(first)
     # Those that were let in before the role was shut, and were not to be seen yet.
     await _terminate(admin, share)
     for statement in others:
         await admin.run(statement)
+
+
+async def _check_its_own(admin: Administrator, share: Share, roles: Iterable[str]) -> None:
+    """Where the share's database is gone, a schema of that name is somebody else's."""
+    for whose, database in await admin.rows(_STRANGERS, {"name": share.name, "owner": share.owner}):
+        schema, names = spelled(share.name), ", ".join(map(spelled, roles))
+        told = f"the schema {schema} in the database {spelled(database)} is owned by {spelled(whose)}, not by the share"
+        raise ShareError(
+            f"{told}: nothing was dropped, and the share's roles are still there. If its own database is gone, "
+            f"DROP OWNED BY {names} RESTRICT; DROP ROLE {names} is the rest"
+        )
 
 
 async def _address(admin: Administrator) -> str | None:

@@ -23,7 +23,7 @@ from zope.interface import provider
 from gateway.registry import postgres as source_module
 from gateway.registry import postgres_link
 from gateway.registry.conninfo import arguments
-from gateway.registry.ledger import Ledger, LedgerError, ThingRow, open_ledger
+from gateway.registry.ledger import Ledger, LedgerError, Taken, ThingRow, open_ledger
 from gateway.registry.postgres import PostgresSource
 from gateway.registry.postgres_link import Link
 from gateway.registry.service import Registry, open_registry
@@ -69,6 +69,35 @@ def reached(heard: list[Change], size: int) -> bool:
 def database(settings: RegistrySettings) -> PostgresDatabase:
     assert isinstance(settings.database, PostgresDatabase)
     return settings.database
+
+
+def test_a_name_is_somebodys_once_whatever_isolation_the_role_was_given(
+    postgres: RegistrySettings, embedded_postgres: PostgresServer
+) -> None:
+    """Whoever waits for the lock sees what its last holder did."""
+    user = database(postgres).user
+    embedded_postgres.sql(f"ALTER ROLE {user} SET default_transaction_isolation = 'repeatable read'")
+    waiting = "SELECT count(*)::int FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    refused: list[Exception] = []
+
+    def second() -> None:
+        with pytest.raises(Taken) as told:
+            two.create_thing("pump", alone=True)
+        refused.append(told.value)
+
+    thread = threading.Thread(target=second)
+
+    def meanwhile(_done: int) -> None:
+        thread.start()
+        began = monotonic()
+        while embedded_postgres.sql(waiting) != [(1,)]:
+            assert monotonic() - began < 20
+
+    with open_ledger(postgres) as one, open_ledger(postgres) as two:
+        one.import_things([ThingRow("pump")], alone=True, progress=meanwhile)
+        thread.join()
+        assert [thing.name for thing in one.things()] == ["pump"]
+    assert len(refused) == 1
 
 
 @pytest.fixture

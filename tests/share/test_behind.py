@@ -24,6 +24,7 @@ CREATE MATERIALIZED VIEW shop.kept AS SELECT id FROM shop.nested;
 CREATE FUNCTION public.masked(text) RETURNS text LANGUAGE sql AS $$ SELECT 'xxxx' $$;
 CREATE FUNCTION public.twice(text) RETURNS text LANGUAGE sql RETURN public.masked($1) || public.masked($1);
 CREATE FUNCTION public.worded(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN public.masked($1); END $$;
+CREATE FUNCTION public.shouted(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN Public.Masked($1); END $$;
 CREATE FUNCTION public.join_up(text, text) RETURNS text LANGUAGE sql AS $$ SELECT 'xxxx' $$;
 CREATE AGGREGATE public.joined(text) (SFUNC = public.join_up, STYPE = text, INITCOND = '');
 CREATE FUNCTION public.alike(text, text) RETURNS boolean LANGUAGE sql AS $$ SELECT $1 = 'a' $$;
@@ -54,6 +55,11 @@ SHARES: dict[str, Table | Query] = {
     "s_masked": Query.of("SELECT id, public.masked(card) FROM shop.rows"),
     "s_twice": Query.of("SELECT id, public.twice(card) FROM shop.rows"),
     "s_worded": Query.of("SELECT id, public.worded(card) FROM shop.rows"),
+    "s_shouted": Query.of("SELECT id, public.shouted(card) FROM shop.rows"),
+    "s_moment": Query.of(
+        "SELECT id FROM shop.rows WHERE timestamptz '2024-01-01 00:00+00' < now() AND interval '1 day' > '0' "
+        "AND date '2024-02-01' < now() AND float8 '0.1234567' < 1 AND bytea 'a' <> '' AND money '1' > '0'"
+    ),
     "s_joined": Query.of("SELECT public.joined(card) FROM shop.rows"),
     "s_operator": Query.of("SELECT id FROM shop.rows WHERE tenant OPERATOR(public.=~=) ''"),
     "s_cast": Query.of("SELECT ROW(id)::public.price::text FROM shop.rows"),
@@ -114,6 +120,7 @@ UNMASKED = function("public.masked(text)", "text", "SELECT $1")
         ("s_masked", UNMASKED, MASKED),
         ("s_twice", UNMASKED, MASKED),
         ("s_worded", UNMASKED, MASKED),
+        ("s_shouted", UNMASKED, MASKED),
         (
             "s_joined",
             function("public.join_up(text, text)", "text", "SELECT $1 || $2"),
@@ -189,15 +196,28 @@ def test_so_is_what_would_with_other_rows(office: Office, name: str, change: str
     assert found_by(office, name) == []
 
 
-def test_so_is_another_table_of_a_foreign_server(office: Office) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER FOREIGN TABLE shop.far OPTIONS (SET name 'customers')",
+        "ALTER FOREIGN TABLE shop.far ALTER COLUMN name OPTIONS (SET column_name 'card')",
+        "ALTER SERVER far OPTIONS (SET dbname 'other')",
+        "ALTER SERVER far RENAME TO farther",
+    ],
+)
+def test_so_is_another_table_of_a_foreign_server(office: Office, change: str) -> None:
+    """Or a column, or a database. As whom it is asked is a secret."""
     office.server.sql(
-        "CREATE FOREIGN DATA WRAPPER outside; CREATE SERVER far FOREIGN DATA WRAPPER outside; "
-        "CREATE FOREIGN TABLE shop.far (id int) SERVER far OPTIONS (name 'orders')",
+        "CREATE FOREIGN DATA WRAPPER outside; CREATE SERVER far FOREIGN DATA WRAPPER outside OPTIONS (dbname 'one'); "
+        "CREATE FOREIGN TABLE shop.far (id int, name text OPTIONS (column_name 'name')) SERVER far "
+        "OPTIONS (name 'orders'); CREATE USER MAPPING FOR postgres SERVER far OPTIONS (password 'one')",
         database=NAME,
     )
     try:
         assert office.create(share_of("s_far", Table("shop", "far"))).open == ()
-        office.server.sql("ALTER FOREIGN TABLE shop.far OPTIONS (SET name 'customers')", database=NAME)
+        office.server.sql("ALTER USER MAPPING FOR postgres SERVER far OPTIONS (SET password 'two')", database=NAME)
+        assert found_by(office, "s_far") == []
+        office.server.sql(change, database=NAME)
         (found,) = found_by(office, "s_far")
     finally:
         office.revoke("s_far")
@@ -223,6 +243,78 @@ def test_so_is_a_column_that_is_made_as_it_is_read(office: Office) -> None:
     assert CHANGED in found
 
 
+@newest
+@pytest.mark.parametrize("way", ["whole row", "nested", "function"])
+def test_also_within_a_whole_row(office: Office, way: str) -> None:
+    """Of which the server notes nothing, where it notes another column of the table."""
+    sources: dict[str, tuple[str, Table | Query]] = {
+        "whole row": ("SELECT 1", Query.of("SELECT to_jsonb(v) ->> 'short' FROM shop.made AS v")),
+        "nested": (
+            "CREATE VIEW shop.whole AS SELECT v.id, to_jsonb(v) ->> 'short' AS short FROM shop.made AS v",
+            Table("shop", "whole"),
+        ),
+        "function": (
+            (
+                "CREATE FUNCTION public.whole() RETURNS text LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC "
+                "SELECT to_jsonb(v) ->> 'short' FROM shop.made AS v WHERE id = 1; END"
+            ),
+            Query.of("SELECT public.whole() AS short"),
+        ),
+    }
+    change, source = sources[way]
+    office.server.sql(
+        "CREATE TABLE shop.made (id int, card text, short text GENERATED ALWAYS AS ('xxxx') VIRTUAL); "
+        f"INSERT INTO shop.made VALUES (1, '4111-0001'); {change}",
+        database=NAME,
+    )
+    try:
+        office.create(share_of("s_whole", source))
+        before = seen(office, "s_whole")
+        assert not any(CHANGED in one for one in found_by(office, "s_whole"))
+        office.server.sql("ALTER TABLE shop.made ALTER COLUMN short SET EXPRESSION AS (card)", database=NAME)
+        after, found = seen(office, "s_whole"), found_by(office, "s_whole")
+    finally:
+        office.revoke("s_whole")
+        office.server.sql("DROP TABLE shop.made CASCADE; DROP FUNCTION IF EXISTS public.whole", database=NAME)
+    assert before != after
+    assert any(CHANGED in one for one in found), found
+
+
+@newest
+def test_a_column_that_somebody_else_reads_is_not_behind_it(office: Office) -> None:
+    office.server.sql("ALTER TABLE shop.rows ADD COLUMN short text GENERATED ALWAYS AS (card) VIRTUAL", database=NAME)
+    try:
+        office.server.sql("CREATE VIEW shop.others AS SELECT short, r FROM shop.rows AS r", database=NAME)
+        assert found_by(office, "s_plain") == []
+    finally:
+        office.server.sql("ALTER TABLE shop.rows DROP COLUMN short CASCADE", database=NAME)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "timezone = 'Asia/Tokyo'",
+        "datestyle = 'SQL, DMY'",
+        "intervalstyle = 'iso_8601'",
+        "extra_float_digits = -15",
+        "bytea_output = 'escape'",
+        "quote_all_identifiers = on",
+    ],
+)
+def test_how_the_server_spells_it_is_no_change(office: Office, setting: str) -> None:
+    office.server.sql(f"ALTER ROLE postgres SET {setting}")
+    try:
+        assert found_by(office, "s_moment") == []
+    finally:
+        office.server.sql("ALTER ROLE postgres RESET ALL")
+
+
+def test_nor_is_what_the_environment_says_of_it(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libpq's own, which comes after all other settings of a connection."""
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    assert found_by(office, "s_moment") == []
+
+
 def test_what_is_not_behind_a_view_changes_nothing(office: Office) -> None:
     for harmless in (
         "ALTER ROLE share_mallory BYPASSRLS",
@@ -245,12 +337,16 @@ def test_what_is_not_behind_a_view_changes_nothing(office: Office) -> None:
         )
 
 
-@pytest.mark.parametrize("way", ["policy", "function", "view", "query"])
+@pytest.mark.parametrize("way", ["policy", "function", "line", "tab", "case", "view", "query"])
 def test_what_the_partner_decides_by_a_setting_is_told(office: Office, way: str) -> None:
-    setting = "coalesce(current_setting('app.tenant', true), 'a')"
+    given = "current_setting('app.tenant', true)"
+    setting = f"coalesce({given}, 'a')"
     sources: dict[str, tuple[str, Table | Query]] = {
         "policy": (f"ALTER POLICY p ON shop.rls USING (tenant = {setting})", Table("shop", "over")),
         "function": (function("shop.ok(text)", "bool", f"SELECT $1 = {setting}"), Table("shop", "over")),
+        "line": (function("shop.ok(text)", "bool", f"SELECT $1 =\n{given}"), Table("shop", "over")),
+        "tab": (function("shop.ok(text)", "bool", f"SELECT $1 =\t{given}"), Table("shop", "over")),
+        "case": (function("shop.ok(text)", "bool", f"SELECT $1 = {setting.upper()}"), Table("shop", "over")),
         "view": (
             f"CREATE OR REPLACE VIEW shop.nested AS SELECT id, tenant FROM shop.rows WHERE tenant = {setting}",
             Table("shop", "outer"),

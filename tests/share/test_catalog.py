@@ -206,6 +206,23 @@ def test_a_share_as_it_was_made_has_nothing_to_find(office: Office, name: str) -
             "REVOKE UPDATE (id) ON shop.orders FROM acme_owner",
             "UPDATE on shop.orders: the owner",
         ),
+        # Columns of tables.
+        (
+            "GRANT SELECT (name) ON shop.customers TO acme",
+            "REVOKE SELECT (name) ON shop.customers FROM acme",
+            "SELECT on shop.customers (name): the role",
+        ),
+        (
+            (
+                "GRANT UPDATE (name) ON shop.customers TO share_readers; "
+                "ALTER ROLE acme INHERIT; GRANT share_readers TO acme"
+            ),
+            (
+                "REVOKE ALL (name) ON shop.customers FROM share_readers; "
+                "REVOKE share_readers FROM acme; ALTER ROLE acme NOINHERIT"
+            ),
+            "UPDATE on shop.customers (name): the role",
+        ),
         (
             "CREATE TABLE shop.mine (); ALTER TABLE shop.mine OWNER TO acme_owner",
             "DROP TABLE shop.mine",
@@ -298,6 +315,34 @@ def test_row_security_behind_another_view_is_part_of_the_definition(office: Offi
         office.server.sql(tighten, database=NAME)
     assert any("row security of what it reads" in one for one in found), found
     assert found_by(office, "few") == []
+
+
+def test_of_a_column_that_column_is_taken_and_given_back(office: Office) -> None:
+    """Nothing more; and one that is not there any more is in nobody's way."""
+    name, card = "\"a %s 'x' b\"", "card"
+    acl = (
+        "SELECT attname, relacl::text, ARRAY(SELECT one::text FROM unnest(attacl) AS one ORDER BY 1) FROM pg_class "
+        "JOIN pg_attribute ON attrelid = pg_class.oid "
+        "WHERE attrelid = 'shop.cards'::regclass AND attnum > 0 AND NOT attisdropped"
+    )
+    office.server.sql(
+        f"CREATE TABLE shop.cards (id int, {name} text, {card} text, gone text); "
+        f"GRANT SELECT ({name}), SELECT (gone), UPDATE ({card}) ON shop.cards TO PUBLIC; "
+        f"GRANT SELECT ({card}) ON shop.cards TO share_readers; ALTER TABLE shop.cards DROP COLUMN gone",
+        database=NAME,
+    )
+    try:
+        before = office.server.sql(acl, database=NAME)
+        closed = office.create(share_of(), close_public=True).closed
+        assert [one.what for one in closed] == [f"SELECT on shop.cards ({name})", f"UPDATE on shop.cards ({card})"]
+        assert office.server.sql(acl, database=NAME) != before
+        assert found_by(office) == []
+        for one in closed:
+            assert one.way_back is not None
+            office.server.sql(one.way_back, database=NAME)
+        assert sorted(office.server.sql(acl, database=NAME)) == sorted(before)
+    finally:
+        office.server.sql("DROP TABLE shop.cards", database=NAME)
 
 
 def test_every_remedy_is_one(office: Office) -> None:

@@ -405,6 +405,29 @@ def test_nothing_is_left_open(embedded_postgres: PostgresServer, silent: dict[st
                 test_who_waits_can_interrupt(silent)
 
 
+@pytest.fixture(params=["embedded", "debian"])
+def team(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """share_hand is the role share_team in all that it does."""
+    server: PostgresServer = request.getfixturevalue(f"{request.param}_postgres")
+    server.sql("CREATE ROLE share_team CREATEROLE")
+    server.make_role("share_hand", DBA_PASSWORD)
+    server.sql("GRANT share_team TO share_hand; ALTER ROLE share_hand SET role = 'share_team'")
+    make_database(server, "share_teams", owner="share_team")
+    yield server
+    drop_database(server, "share_teams")
+    server.sql("DROP ROLE share_hand; DROP ROLE share_team")
+
+
+def test_who_made_it_is_whoever_that_was_by_then(team: PostgresServer) -> None:
+    """That role is a member of the share's, by the server's own doing (PostgreSQL 16)."""
+    login = Login("share_hand", DBA_PASSWORD)
+    office = Office(team, "share_hand", login, team.ca is not None, database="share_teams")
+    assert office.create(share_of(database="share_teams"), close_public=True).open == ()
+    (record,) = office.records()
+    assert record.by == "share_team"
+    assert office.revoke() is not None
+
+
 def test_a_share_is_of_columns(office: Office) -> None:
     """All that the table has when it is made, not those that it gets later."""
     office.create(share_of("acme", Table("shop", "customers")))

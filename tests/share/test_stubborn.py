@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,6 +178,33 @@ def test_a_database_may_have_another_name_by_now_or_be_gone(office: Office, what
         assert there.perform(provision.records) == []
     finally:
         drop_database(office.server, "share_renamed")
+
+
+@pytest.mark.parametrize("other", [NAME, "share_other"])
+def test_somebody_elses_schema_of_that_name_stays(office: Office, other: str) -> None:
+    """The share's is gone; the database that has its name now, or that is asked instead, has such a schema, too."""
+    drop_database(office.server)
+    office.server.sql(f"CREATE DATABASE {other} OWNER {office.role}")
+    precious = f"SET ROLE {office.role}; CREATE SCHEMA acme; CREATE VIEW acme.acme AS SELECT 1 AS precious"
+    office.server.sql(precious, database=other)
+    there = Office(office.server, office.role, office.login, database=other)
+    try:
+        found = there.perform(lambda admin: provision.shut(admin, "acme"))
+        assert found is not None
+        assert (found.database, found.closed) == (other, True)
+        for attempt in (there.revoke, lambda: there.create(share_of(database=other), replace=True)):
+            with pytest.raises(ShareError) as told:
+                attempt()
+            assert f"the schema acme in the database {other} is owned by {office.role}, not by the" in str(told.value)
+            assert "nothing was dropped, and the share's roles are still there" in str(told.value)
+            assert office.server.sql("SELECT precious FROM acme.acme", database=other) == [(1,)]
+            assert there.perform(lambda admin: provision.left(admin, "acme")) == ["acme", "acme_owner"]
+        assert not can_log_in(office)
+        (rest,) = re.findall("DROP OWNED BY .* is the rest", str(told.value))
+        office.server.sql(rest.removesuffix(" is the rest"), database=other)
+        assert there.revoke() is None
+    finally:
+        drop_database(office.server, other)
 
 
 def test_its_roles_are_found_without_its_record(office: Office) -> None:
