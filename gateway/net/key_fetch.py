@@ -2,7 +2,7 @@
 
 Owns when a set is asked for, and which was the last good one. That stays in force for as long as no other takes its
 place: who cannot reach its issuer for an hour would rather go on. So whoever withdraws a key must be heard: a set that
-cannot be fetched is said in the log, once until it can be, in `healthy`, and, if its URL is new, to whoever reloads.
+cannot be fetched is said in the log, once until it can be, in `healthy`, and, while it has no keys, to whoever reloads.
 Refuses, as if they could not be fetched, sets that cannot be read and sets without a key of ours: an issuer that means
 it can let its tokens expire.
 

@@ -30,8 +30,7 @@ _SHOWN: Final = {one.name for one in fields(control.Session)} & {one.name for on
 @dataclass(slots=True)
 class Operations:
     """doors: those in force now, by their section. again: reloads, and says why it failed; None: it did not. unfetched:
-    fires with what is not there yet of what the latest reload has named anew. end: begins the end of the process,
-    once."""
+    fires with the token keys that are not there yet. end: begins the end of the process, once."""
 
     connections: Connections
     doors: Callable[[], Mapping[str, Door]]
